@@ -1,0 +1,1 @@
+//! The whole path of a reading on one machine, watched from outside.

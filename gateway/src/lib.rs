@@ -1,0 +1,1 @@
+//! The edge process: serial ports to a durable outbox to MQTT.
