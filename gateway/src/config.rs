@@ -1,0 +1,273 @@
+//! The configuration: `gateway.toml`, with overrides from the environment.
+//!
+//! Whoever edits it sees all mistakes at once: each is named with its key, its value, what is
+//! allowed and what to do next. A key that nobody knows is a mistake, since a misspelt
+//! `retention_size` would otherwise be a default in silence.
+//!
+//! `FIELDPOST_<SECTION>_<KEY>` replaces a key of the file: `FIELDPOST_BROKER_PASSWORD`,
+//! `FIELDPOST_DEVICE_ID`. Ports and `[meta]` stand in the file only.
+
+mod error;
+mod files;
+mod read;
+mod section;
+mod units;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fieldpost_protocol::{DeviceId, Meta, Topics};
+
+pub use crate::serial::{Checksum, Format, PortConfig};
+pub use error::{ConfigError, ConfigErrors};
+pub use section::Setting;
+pub use units::{parse_duration, parse_size};
+
+/// The documented template. As it stands it is a valid configuration.
+pub const TEMPLATE: &str = include_str!("../../config/gateway.toml");
+
+/// A configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this gateway is.
+    pub device: Device,
+    /// Where readings become durable.
+    pub outbox: Outbox,
+    /// When and where batches leave.
+    pub publish: Publish,
+    /// The broker. Without one the gateway is a local recorder.
+    pub broker: Option<Broker>,
+    /// The serial ports, no name and no path twice.
+    pub ports: Vec<PortConfig>,
+    /// The gateway's own measurements.
+    pub system: System,
+    /// When the gateway raises an alert by itself.
+    pub alerts: Alerts,
+    /// What it says about itself.
+    pub status: Status,
+    /// What the numbers mean: name, location, units.
+    pub meta: Meta,
+    /// What is allowed and yet deserves a look. Each is a sentence for a person.
+    pub warnings: Vec<String>,
+    /// Every key in effect, secrets hidden: see [`Config::redacted`].
+    effective: Vec<Setting>,
+}
+
+/// `[device]`
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// The `<id>` in every topic, and the common name of its certificate.
+    pub id: DeviceId,
+    /// For people.
+    pub name: Option<String>,
+    /// For people.
+    pub location: Option<String>,
+}
+
+/// `[outbox]`
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// At most one commit of readings in this time, 50 ms to 60 s.
+    pub commit_interval: Duration,
+    /// How long sync-acked readings are kept.
+    pub retention_age: Duration,
+    /// How many bytes of sync-acked readings are kept.
+    pub retention_size: u64,
+    /// How many bytes the outbox may have.
+    pub size_max: u64,
+    /// What happens to readings then.
+    pub when_full: WhenFull,
+    /// Readings between the ports and the outbox. What finds them full is refused.
+    pub queue_readings: usize,
+}
+
+/// What happens to a reading when the outbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused, counted, and an alert says so.
+    Refuse,
+    /// The oldest readings make room; they show as missing.
+    DropOldest,
+}
+
+/// `[publish]`
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// How long readings wait for company. Zero: they leave with each commit.
+    pub publish_interval: Duration,
+    /// Readings in a batch, 1 to 1,000.
+    pub batch_readings_max: usize,
+    /// At most one live message per source in this time; `None` for no live values.
+    pub live_interval: Option<Duration>,
+    /// The topic tree, with its prefix.
+    pub topics: Topics,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// `None` is MQTT in the clear.
+    pub tls: Option<Tls>,
+    /// User name and password, where the broker wants them.
+    pub login: Option<Login>,
+    /// MQTT keep-alive, whole seconds, 5 s to 1 h.
+    pub keep_alive: Duration,
+}
+
+/// How the broker is verified, and how it verifies us.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The CAs that may have signed the broker's certificate.
+    pub ca: Ca,
+    /// Our certificate chain and its key, PEM.
+    pub client: Option<ClientCert>,
+}
+
+/// Whom we believe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ca {
+    /// The CAs of the operating system.
+    System,
+    /// One PEM file, and nothing else.
+    File(PathBuf),
+}
+
+/// A client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCert {
+    /// PEM: our certificate, then any intermediate ones.
+    pub cert: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+}
+
+/// User name and password.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The user name. Brokers with one user per device want the device id here.
+    pub username: String,
+    /// Where the password comes from.
+    pub password: Password,
+}
+
+/// A password, or the file that holds it. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// From the configuration or the environment.
+    Text(String),
+    /// The file's first line. Read at each connection, so that it can be rotated.
+    File(PathBuf),
+}
+
+impl Password {
+    /// The password itself; reads the file if it stands in one.
+    pub fn read(&self) -> std::io::Result<String> {
+        match self {
+            Password::Text(password) => Ok(password.clone()),
+            Password::File(path) => {
+                let text = std::fs::read_to_string(path)?;
+                Ok(text.lines().next().unwrap_or_default().to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Password::Text(_) => f.write_str("Text(hidden)"),
+            Password::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+/// `[system]`
+#[derive(Debug, Clone)]
+pub struct System {
+    /// Whether the source `system` exists: temperature, load, memory, disk.
+    pub enabled: bool,
+    /// Time between its readings.
+    pub interval: Duration,
+}
+
+/// `[alerts]`
+#[derive(Debug, Clone)]
+pub struct Alerts {
+    /// An alert after batches were PUBACKed and not sync-acked for so long.
+    pub no_sync_ack_after: Duration,
+    /// An alert after the clock was not synchronised for so long.
+    pub clock_unsynced_after: Duration,
+}
+
+/// `[status]`
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The local status file; `None` for none.
+    pub file: Option<PathBuf>,
+    /// Time between two messages on `devices/<id>/status`.
+    pub heartbeat: Duration,
+}
+
+#[cfg(test)]
+mod tests;
+
+impl Config {
+    /// Reads a file, with overrides from `env` (see [`process_environment`]).
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub fn load(
+        path: &Path,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        let text = files::read(path)?;
+        let mut config = Config::parse(&text, env).map_err(|errors| errors.in_file(path))?;
+        config.warnings.extend(files::readable_secret(&config, path));
+        Ok(config)
+    }
+
+    /// The same from text.
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub fn parse(
+        text: &str,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        read::config(text, env)
+    }
+
+    /// Checks that the files which the configuration names can be read: CA, certificate,
+    /// key, password. Returns warnings, such as a key that everybody may read.
+    ///
+    /// # Errors
+    /// All files that are missing or unreadable, at once.
+    pub fn check_files(&self) -> Result<Vec<String>, ConfigErrors> {
+        files::check(self)
+    }
+
+    /// Whether the password came from a variable, not from the file.
+    fn password_from_environment(&self) -> bool {
+        self.effective.iter().any(|setting| setting.is_variable("[broker]", "password"))
+    }
+
+    /// The configuration in effect as TOML, defaults included, secrets hidden.
+    pub fn redacted(&self) -> impl fmt::Display + '_ {
+        section::Settings(&self.effective)
+    }
+}
+
+/// The environment of this process. A variable that is not UTF-8 comes with its bad bytes
+/// replaced.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    })
+}
