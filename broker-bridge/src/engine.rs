@@ -1,0 +1,95 @@
+//! The bridge's decisions: what of a batch is stored, what a sync ack may say, what a hello
+//! changes, what is poison. Pure: no IO, no clock; rows come in, new rows go out, and the
+//! caller makes them durable in one transaction.
+//!
+//! ```text
+//!                      floor             claimed
+//!    1 .............. floor-1 | floor ........ claimed
+//!    not covered: missing     | not covered: waiting        covered: stored, or a dead letter
+//! ```
+
+mod batch;
+mod hello;
+mod poison;
+
+pub use batch::{Claim, SyncAckDraft};
+pub use hello::{HelloPlan, HelloRow, Staged};
+pub use poison::{Content, Poison, TIME_MAX_MS, TIME_MIN_MS, judge_event, judge_readings};
+
+use fieldpost_protocol::Seq;
+
+use crate::coverage::Coverage;
+
+/// What storage knows about one (device, epoch, stream).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamRow {
+    /// What is stored or lies in a dead letter.
+    pub coverage: Coverage,
+    /// The lowest row that the gateway still holds. Below it, what is not covered is missing.
+    pub floor: Seq,
+    /// The floor was not stated but follows from a hello that did not name the stream. A
+    /// batch that comes after all takes it back.
+    pub floor_by_absence: bool,
+    /// The highest row that the gateway has given, as far as it has said so.
+    pub claimed: Seq,
+}
+
+impl Default for StreamRow {
+    /// Of a stream that nobody has spoken of yet.
+    fn default() -> Self {
+        StreamRow { coverage: Coverage::default(), floor: 1, floor_by_absence: false, claimed: 0 }
+    }
+}
+
+/// Rules that the simulation switches off one at a time, to see that it would notice.
+/// A driver has only [`Guards::default`]: all on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guards {
+    /// Only what coverage lacks is stored.
+    pub dedup: bool,
+    /// A sync ack ends before the first hole.
+    pub hi_stops_at_hole: bool,
+    /// A sync ack says nothing past what its batch claimed.
+    pub hi_stops_at_last: bool,
+    /// `last` of a batch or hello is remembered, so that what never arrived is known.
+    pub last_is_claimed: bool,
+    /// A floor moves back only if it was set by absence.
+    pub floor_moves_forward: bool,
+    /// A floor set by absence yields to a stated one.
+    pub absence_yields: bool,
+    /// A stream that a complete hello does not name has lost what is not covered.
+    pub absent_is_missing: bool,
+    /// A hello whose number is not higher than one already applied changes nothing.
+    pub lower_no_ignored: bool,
+    /// A hello of an epoch that a later one has replaced changes nothing.
+    pub superseded_ignored: bool,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Guards {
+            dedup: true,
+            hi_stops_at_hole: true,
+            hi_stops_at_last: true,
+            last_is_claimed: true,
+            floor_moves_forward: true,
+            absence_yields: true,
+            absent_is_missing: true,
+            lower_no_ignored: true,
+            superseded_ignored: true,
+        }
+    }
+}
+
+/// The rules, and nothing else: it keeps no state between calls.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Engine {
+    guards: Guards,
+}
+
+impl Engine {
+    /// With some guards off: for the simulation only.
+    pub fn with_guards(guards: Guards) -> Self {
+        Engine { guards }
+    }
+}

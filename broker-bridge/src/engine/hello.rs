@@ -1,0 +1,148 @@
+//! A hello, page by page: staged until all pages of one number are there, then applied.
+//!
+//! ```text
+//! page        claimed of its streams rises at once; the page is staged under (epoch, no)
+//! last page   every named stream gets its floor; every other stream of the device that was
+//!             thought to be held is not: its floor goes past what it claimed
+//! ```
+//!
+//! Whatever a page changes or not, it is answered: a state only says what is covered.
+
+use std::collections::BTreeSet;
+
+use fieldpost_protocol::Hello;
+
+use super::{Engine, StreamRow};
+
+/// What storage knows about the hellos of one (device, epoch).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HelloRow {
+    /// The highest number that was applied as a whole.
+    pub applied: Option<u64>,
+    /// The one that is being collected.
+    pub staged: Option<Staged>,
+    /// A later epoch of this device has said hello.
+    pub superseded: bool,
+}
+
+/// A hello of which some pages are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// Its number.
+    pub no: u64,
+    /// How many pages it has.
+    pub pages: u32,
+    /// Those that are there.
+    pub seen: BTreeSet<u32>,
+}
+
+/// What a page of a hello changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HelloPlan {
+    /// Late or repeated: nothing. It is answered from what is stored.
+    Nothing,
+    /// It is taken in.
+    Stage {
+        /// The row after it.
+        row: HelloRow,
+        /// Pages staged before belong to another number: drop them first.
+        afresh: bool,
+        /// With this page the hello is complete: apply it.
+        complete: bool,
+    },
+}
+
+impl Engine {
+    /// What to do with a page. Where it is taken in, every other epoch of the device is
+    /// superseded by the caller, in the same transaction.
+    pub fn plan_hello(&self, row: &HelloRow, hello: &Hello) -> HelloPlan {
+        if row.superseded && self.guards.superseded_ignored {
+            return HelloPlan::Nothing;
+        }
+        let applied = row.applied.is_some_and(|applied| hello.no <= applied);
+        let late = row.staged.as_ref().is_some_and(|staged| hello.no < staged.no);
+        if (applied || late) && self.guards.lower_no_ignored {
+            return HelloPlan::Nothing;
+        }
+        let same = |staged: &&Staged| staged.no == hello.no && staged.pages == hello.pages;
+        let known = row.staged.as_ref().filter(same);
+        let afresh = known.is_none();
+        let mut seen = known.map(|staged| staged.seen.clone()).unwrap_or_default();
+        seen.insert(hello.page);
+        let complete = seen.len() == hello.pages as usize;
+        let row = if complete {
+            HelloRow { applied: Some(hello.no), staged: None, superseded: false }
+        } else {
+            let staged = Some(Staged { no: hello.no, pages: hello.pages, seen });
+            HelloRow { applied: row.applied, staged, superseded: false }
+        };
+        HelloPlan::Stage { row, afresh, complete }
+    }
+
+    /// A stream that a complete hello does not name: what it claimed and is not covered is
+    /// lost there. Returns whether the row changed.
+    pub fn absent(&self, row: &mut StreamRow) -> bool {
+        if !self.guards.absent_is_missing || row.floor > row.claimed {
+            return false;
+        }
+        row.floor = row.claimed + 1;
+        row.floor_by_absence = true;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldpost_protocol::{Epoch, Nonce};
+
+    use super::*;
+
+    fn page(no: u64, page: u32, pages: u32) -> Hello {
+        let (nonce, epoch) = (Nonce([1; 16]), Epoch([2; 16]));
+        Hello { v: 1, nonce, attempt: 1, no, page, pages, epoch, streams: Vec::new() }
+    }
+
+    /// Applies a page; `None` where it changes nothing, else whether the hello is complete.
+    fn take(row: &mut HelloRow, hello: Hello) -> Option<bool> {
+        match Engine::default().plan_hello(row, &hello) {
+            HelloPlan::Nothing => None,
+            HelloPlan::Stage { row: after, complete, .. } => {
+                *row = after;
+                Some(complete)
+            }
+        }
+    }
+
+    #[test]
+    fn a_hello_is_complete_when_every_page_is_there_in_any_order() {
+        let mut row = HelloRow::default();
+        assert_eq!(take(&mut row, page(1, 3, 3)), Some(false));
+        assert_eq!(take(&mut row, page(1, 1, 3)), Some(false));
+        assert_eq!(take(&mut row, page(1, 1, 3)), Some(false), "a page that comes twice");
+        assert_eq!(take(&mut row, page(1, 2, 3)), Some(true));
+    }
+
+    #[test]
+    fn a_late_hello_of_lower_number_changes_nothing() {
+        let mut row = HelloRow::default();
+        assert_eq!(take(&mut row, page(2, 1, 2)), Some(false));
+        assert_eq!(take(&mut row, page(1, 1, 1)), None);
+        assert_eq!(take(&mut row, page(2, 2, 2)), Some(true));
+        assert_eq!(take(&mut row, page(2, 1, 2)), None, "it was applied");
+        assert_eq!(take(&mut row, page(3, 1, 1)), Some(true));
+    }
+
+    #[test]
+    fn pages_of_two_numbers_are_never_mixed() {
+        let mut row = HelloRow::default();
+        assert_eq!(take(&mut row, page(1, 1, 2)), Some(false));
+        assert_eq!(take(&mut row, page(2, 2, 2)), Some(false));
+        assert_eq!(take(&mut row, page(2, 1, 2)), Some(true));
+    }
+
+    #[test]
+    fn a_hello_of_a_superseded_epoch_changes_nothing() {
+        let mut row = HelloRow { superseded: true, ..HelloRow::default() };
+        assert_eq!(take(&mut row, page(9, 1, 1)), None);
+    }
+}

@@ -1,0 +1,371 @@
+//! One transaction's work: the engine decides over the rows, the rows are written back, the
+//! answers wait for the commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fieldpost_protocol::{
+    Ack, DeviceId, Hello, SYNC_ACKS_MAX, State, StateStream, StreamKey, SyncAcks, VERSION,
+    VERSIONS_READ,
+};
+
+use super::Answer;
+use super::parse::{Batch, Work};
+use crate::coverage::Run;
+use crate::engine::{
+    Claim, Content, Engine, HelloPlan, Poison, StreamRow, SyncAckDraft, judge_event, judge_readings,
+};
+use crate::store::{
+    Alarm, DEAD_LETTERS_MAX, DeviceRef, DeviceWord, Identity, LockedStream, NewDeadLetter,
+    NewReadings, StoreError, Txn,
+};
+
+/// What a committed transaction has to say.
+pub(super) struct Outcome {
+    pub(super) identity: Identity,
+    pub(super) answers: Vec<Answer>,
+    pub(super) alarms: Vec<Alarm>,
+    pub(super) readings: u64,
+}
+
+/// The work on one transaction.
+pub(super) struct Round<'a, T> {
+    txn: &'a mut T,
+    engine: &'a Engine,
+    /// Storage has refused this content before, for this reason.
+    refused: Option<&'a str>,
+    now: i64,
+    devices: BTreeMap<DeviceId, DeviceRef>,
+    seen: BTreeSet<DeviceRef>,
+    acks: BTreeMap<DeviceId, Vec<Ack>>,
+    outcome: Outcome,
+}
+
+impl<'a, T: Txn> Round<'a, T> {
+    pub(super) fn new(
+        txn: &'a mut T,
+        engine: &'a Engine,
+        refused: Option<&'a str>,
+        now: i64,
+    ) -> Result<Self, StoreError> {
+        let identity = txn.identity()?;
+        let (answers, alarms) = (Vec::new(), Vec::new());
+        Ok(Round {
+            txn,
+            engine,
+            refused,
+            now,
+            devices: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            acks: BTreeMap::new(),
+            outcome: Outcome { identity, answers, alarms, readings: 0 },
+        })
+    }
+
+    /// Batches first, stream by stream in key order, so that each row is read and written
+    /// once and two bridges lock in the same order; then everything else as it came.
+    pub(super) fn run<'w>(
+        &mut self,
+        work: impl Iterator<Item = &'w Work>,
+    ) -> Result<(), StoreError> {
+        let mut streams: BTreeMap<(&DeviceId, StreamKey), Vec<&Batch>> = BTreeMap::new();
+        let mut rest = Vec::new();
+        for item in work {
+            match item {
+                Work::Batch(batch) => {
+                    let key = (&batch.envelope.dev, batch.envelope.key());
+                    streams.entry(key).or_default().push(batch);
+                }
+                other => rest.push(other),
+            }
+        }
+        for ((device, key), batches) in streams {
+            self.stream(device, key, &batches)?;
+        }
+        rest.into_iter().try_for_each(|item| self.other(item))
+    }
+
+    /// Writes down who was heard of, and hands over what waits for the commit.
+    pub(super) fn finish(mut self) -> Result<Outcome, StoreError> {
+        for alarm in &self.outcome.alarms {
+            self.txn.alarm(alarm, self.now)?;
+        }
+        for &device in &self.seen {
+            self.txn.seen(device, self.now)?;
+        }
+        let Identity { store, r#gen } = self.outcome.identity;
+        for (device, acks) in self.acks {
+            for acks in acks.chunks(SYNC_ACKS_MAX) {
+                let acks = SyncAcks { v: VERSION, store, r#gen, acks: acks.to_vec() };
+                self.outcome.answers.push(Answer::SyncAcks(device.clone(), acks));
+            }
+        }
+        Ok(self.outcome)
+    }
+
+    fn other(&mut self, work: &Work) -> Result<(), StoreError> {
+        match work {
+            Work::Hello(device, hello) => self.hello(device, hello),
+            Work::Status { device, online, json, retained } => {
+                // A last will or a goodbye proves no life, and a retained status nothing at all.
+                let at = self.heard(device, *online && !retained)?;
+                let word = DeviceWord { online: *online, status: json, received: self.now };
+                self.txn.word(at, word)
+            }
+            Work::Meta(device, meta, retained) => {
+                let at = self.heard(device, !retained)?;
+                self.txn.meta(at, meta)
+            }
+            Work::Reported(device, json, retained) => {
+                let at = self.heard(device, !retained)?;
+                self.txn.reported(at, json)
+            }
+            Work::Bad(device, alarm) => {
+                self.heard(device, true)?;
+                self.outcome.alarms.push(alarm.clone());
+                Ok(())
+            }
+            Work::Batch(_) | Work::Nothing => Ok(()),
+        }
+    }
+
+    fn heard(&mut self, device: &DeviceId, alive: bool) -> Result<DeviceRef, StoreError> {
+        let at = match self.devices.get(device) {
+            Some(&at) => at,
+            None => {
+                let at = self.txn.device(device, self.now)?;
+                self.devices.insert(device.clone(), at);
+                at
+            }
+        };
+        if alive {
+            self.seen.insert(at);
+        }
+        Ok(at)
+    }
+
+    fn alarm(&mut self, kind: &'static str, device: &DeviceId, message: String) {
+        self.outcome.alarms.push(Alarm { kind, about: device.to_string(), message });
+    }
+
+    fn stream(
+        &mut self,
+        device: &DeviceId,
+        key: StreamKey,
+        batches: &[&Batch],
+    ) -> Result<(), StoreError> {
+        let at = self.heard(device, true)?;
+        let mut locked = self.txn.lock_stream(at, key)?;
+        let before = locked.row.clone();
+        let mut draft: Option<SyncAckDraft> = None;
+        for batch in batches {
+            if !self.batch(at, &mut locked, batch)? {
+                continue;
+            }
+            let claim = Claim { floor: batch.envelope.floor, last: batch.envelope.last };
+            match &mut draft {
+                Some(draft) => draft.join(claim),
+                None => draft = Some(SyncAckDraft::new(claim)),
+            }
+        }
+        if locked.row != before {
+            self.txn.save_stream(locked.stream, &locked.row)?;
+        }
+        if let Some(draft) = draft {
+            let ack = self.engine.sync_ack(key, &locked.row, draft);
+            self.acks.entry(device.clone()).or_default().push(ack);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the batch is taken: stored, a duplicate, or a dead letter.
+    fn batch(
+        &mut self,
+        device: DeviceRef,
+        locked: &mut LockedStream,
+        batch: &Batch,
+    ) -> Result<bool, StoreError> {
+        let envelope = &batch.envelope;
+        let before = locked.row.coverage.clone();
+        let runs = match self.engine.plan_batch(&mut locked.row, envelope) {
+            Ok(runs) => runs,
+            Err(error) => {
+                self.alarm("stream_fragmented", &envelope.dev, error.to_string());
+                return Ok(false);
+            }
+        };
+        if runs.is_empty() {
+            return Ok(true);
+        }
+        let verdict = match self.refused {
+            Some(reason) => Err(Poison(reason.to_owned())),
+            None => match &batch.content {
+                Ok(content) => self.store(device, locked, batch, content, &runs)?,
+                Err(poison) => Err(poison.clone()),
+            },
+        };
+        let Err(poison) = verdict else { return Ok(true) };
+        if self.txn.dead_letters(device)? >= DEAD_LETTERS_MAX {
+            locked.row.coverage = before;
+            let message = format!(
+                "{DEAD_LETTERS_MAX} dead letters are open; its next one is refused and stays on the gateway: \
+                 look at them with `fieldpost-bridge deadletter list`, then retry or drop them"
+            );
+            self.alarm("dead_letters_full", &envelope.dev, message);
+            return Ok(false);
+        }
+        self.txn.insert_dead_letter(NewDeadLetter {
+            stream: locked.stream,
+            runs: &runs,
+            command_ack: batch.command_ack,
+            message: &batch.message,
+            reason: &poison.0,
+            received: self.now,
+        })?;
+        self.alarm("poison", &envelope.dev, format!("a batch became a dead letter: {poison}"));
+        Ok(true)
+    }
+
+    /// Stores what is new of a good body, unless it turns out not to be one after all.
+    fn store(
+        &mut self,
+        device: DeviceRef,
+        locked: &LockedStream,
+        batch: &Batch,
+        content: &Content,
+        runs: &[Run],
+    ) -> Result<Result<(), Poison>, StoreError> {
+        let envelope = &batch.envelope;
+        let epoch = locked.epoch;
+        let (base, clock) = self.txn.fix_time(epoch, envelope.base, envelope.clock)?;
+        if base != envelope.base || clock != envelope.clock.as_str() {
+            let message = format!(
+                "epoch {} came with base {} ({}) and now says {} ({}); the first is kept",
+                envelope.epoch,
+                base,
+                clock,
+                envelope.base,
+                envelope.clock.as_str()
+            );
+            self.alarm("epoch_time_changed", &envelope.dev, message);
+            let again = match content {
+                Content::Readings(_) => judge_readings(envelope, base),
+                Content::Event(_) => judge_event(envelope, base, batch.command_ack),
+            };
+            if let Err(poison) = again {
+                return Ok(Err(poison));
+            }
+        }
+        match content {
+            Content::Readings(readings) => {
+                let first = envelope.first;
+                self.txn.insert_readings(NewReadings {
+                    device,
+                    epoch,
+                    base,
+                    first,
+                    readings,
+                    runs,
+                })?;
+                self.outcome.readings += runs.iter().map(|(lo, hi)| hi - lo + 1).sum::<u64>();
+            }
+            Content::Event(event) => {
+                self.txn.insert_event(epoch, envelope.first, base + event.t, event)?;
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn hello(&mut self, device: &DeviceId, hello: &Hello) -> Result<(), StoreError> {
+        let at = self.heard(device, true)?;
+        let epoch = self.txn.epoch(at, hello.epoch)?;
+        let before = self.txn.hello(epoch)?;
+        if let HelloPlan::Stage { row, afresh, complete } = self.engine.plan_hello(&before, hello) {
+            if afresh {
+                self.txn.unstage(epoch)?;
+            }
+            self.txn.supersede_others(at, epoch)?;
+            self.txn.stage_page(epoch, hello.page, &hello.streams)?;
+            self.txn.save_hello(epoch, &row)?;
+            if complete {
+                let all = self.txn.staged(epoch)?;
+                let named: BTreeMap<StreamKey, Claim> = all
+                    .iter()
+                    .map(|stream| (stream.key, Claim { floor: stream.floor, last: stream.last }))
+                    .collect();
+                self.apply(at, &named)?;
+                self.txn.unstage(epoch)?;
+            } else {
+                self.claim(at, hello)?;
+            }
+        }
+        self.answer(device, at, hello)
+    }
+
+    /// A page that is not the last: only what its streams have given.
+    fn claim(&mut self, device: DeviceRef, hello: &Hello) -> Result<(), StoreError> {
+        let claims: BTreeMap<StreamKey, u64> =
+            hello.streams.iter().map(|stream| (stream.key, stream.last)).collect();
+        for (key, last) in claims {
+            self.change(device, key, |engine, row| engine.claim_last(row, last))?;
+        }
+        Ok(())
+    }
+
+    /// A whole hello: floors of the named streams; the others are no longer held.
+    fn apply(
+        &mut self,
+        device: DeviceRef,
+        named: &BTreeMap<StreamKey, Claim>,
+    ) -> Result<(), StoreError> {
+        for (&key, &claim) in named {
+            self.change(device, key, |engine, row| engine.claim(row, claim))?;
+        }
+        for mut locked in self.txn.held_streams(device)? {
+            if !named.contains_key(&locked.key) && self.engine.absent(&mut locked.row) {
+                self.txn.save_stream(locked.stream, &locked.row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        device: DeviceRef,
+        key: StreamKey,
+        decide: impl FnOnce(&Engine, &mut StreamRow),
+    ) -> Result<(), StoreError> {
+        let LockedStream { stream, mut row, .. } = self.txn.lock_stream(device, key)?;
+        let before = row.clone();
+        decide(self.engine, &mut row);
+        if row != before { self.txn.save_stream(stream, &row) } else { Ok(()) }
+    }
+
+    fn answer(
+        &mut self,
+        device: &DeviceId,
+        at: DeviceRef,
+        hello: &Hello,
+    ) -> Result<(), StoreError> {
+        let mut streams = Vec::with_capacity(hello.streams.len());
+        for stream in &hello.streams {
+            let row = self.txn.find_stream(at, stream.key)?.unwrap_or_default();
+            let claim = Claim { floor: stream.floor, last: stream.last };
+            let hi = self.engine.stored_up_to(&row, claim);
+            streams.push(StateStream { key: stream.key, hi });
+        }
+        let Identity { store, r#gen } = self.outcome.identity;
+        let state = State {
+            v: VERSION,
+            nonce: hello.nonce,
+            attempt: hello.attempt,
+            page: hello.page,
+            versions: VERSIONS_READ.to_vec(),
+            store,
+            r#gen,
+            time: self.now,
+            streams,
+        };
+        self.outcome.answers.push(Answer::State(device.clone(), state));
+        Ok(())
+    }
+}

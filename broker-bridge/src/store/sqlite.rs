@@ -1,0 +1,108 @@
+//! The storage in one SQLite file: WAL and `synchronous=FULL`, so that a commit that has
+//! returned survives a power cut.
+//!
+//! ```text
+//! application_id  "FPBS"       a file without it is not ours and is never opened
+//! user_version    1            a higher one was written by a newer program: refused
+//! ```
+//!
+//! Several processes may have it open: bridges write in turns (`BEGIN IMMEDIATE`), and who
+//! reads never locks a writer out.
+
+mod deadletter;
+mod open;
+mod query;
+mod txn;
+
+pub use deadletter::{DeadLetter, DeadLetterError, DeadLetters};
+pub use open::{OpenError, SCHEMA_VERSION};
+pub use query::{Query, ReadingFilter, Rows, Status};
+pub use txn::SqliteTxn;
+
+use std::path::Path;
+
+use fieldpost_protocol::{Gen, StoreId};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+
+use super::{Identity, Store, StoreError};
+use crate::clock;
+
+/// A storage, opened for writing.
+#[derive(Debug)]
+pub struct SqliteStore {
+    db: Connection,
+}
+
+impl SqliteStore {
+    /// Makes a new storage; with `adopt` under the id of an earlier one, whose rows it does
+    /// not have. Refused where a file stands already. `now` in Unix ms.
+    pub fn init(path: &Path, adopt: Option<StoreId>, now: i64) -> Result<Identity, OpenError> {
+        open::init(path, adopt, now)
+    }
+
+    /// Opens a storage that `init` has made. Nothing is touched where it is refused.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(SqliteStore { db: open::read_write(path)? })
+    }
+
+    /// Which storage it is.
+    pub fn identity(&self) -> Result<Identity, StoreError> {
+        identity(&self.db)
+    }
+
+    /// Announces that this storage was restored from a backup: a new incarnation, so that
+    /// every gateway says again what it holds. `now` in Unix ms.
+    pub fn restored(&mut self, now: i64) -> Result<Identity, StoreError> {
+        let random =
+            clock::random_id().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let generation = Gen(random);
+        self.db
+            .execute("UPDATE store SET gen = ?1, changed = ?2", (&generation.0[..], now))
+            .map_err(store_error)?;
+        self.identity()
+    }
+}
+
+impl Store for SqliteStore {
+    type Txn<'s> = SqliteTxn<'s>;
+
+    fn begin(&mut self) -> Result<SqliteTxn<'_>, StoreError> {
+        let txn = self
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(store_error)?;
+        Ok(SqliteTxn::new(txn))
+    }
+}
+
+fn identity(db: &Connection) -> Result<Identity, StoreError> {
+    let row: (Vec<u8>, Vec<u8>) = db
+        .prepare_cached("SELECT id, gen FROM store")
+        .and_then(|mut query| query.query_row([], |row| Ok((row.get(0)?, row.get(1)?))))
+        .map_err(store_error)?;
+    let id = |bytes: Vec<u8>| {
+        bytes.try_into().map_err(|_| StoreError::Damaged("table store has no valid ids".into()))
+    };
+    Ok(Identity { store: StoreId(id(row.0)?), r#gen: Gen(id(row.1)?) })
+}
+
+/// Sorts SQLite's errors by what a caller would do differently.
+fn store_error(error: rusqlite::Error) -> StoreError {
+    let text = error.to_string();
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
+            ErrorCode::ConstraintViolation
+            | ErrorCode::TooBig
+            | ErrorCode::TypeMismatch
+            | ErrorCode::ParameterOutOfRange => StoreError::Refused(text),
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Damaged(text),
+            _ => StoreError::Unavailable(text),
+        },
+        rusqlite::Error::ToSqlConversionFailure(_) => StoreError::Refused(text),
+        rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..) => StoreError::Damaged(text),
+        _ => StoreError::Unavailable(text),
+    }
+}

@@ -1,0 +1,173 @@
+//! Making and opening the file: what is refused, and in which words.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fieldpost_protocol::{Gen, StoreId};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::super::Identity;
+use crate::clock;
+
+/// The version of `schema.sql`.
+pub const SCHEMA_VERSION: i64 = 1;
+/// `application_id` of our files: "FPBS".
+const APPLICATION_ID: i32 = 0x4650_4253;
+const SCHEMA: &str = include_str!("schema.sql");
+
+/// How long a writer waits for another one: far more than the longest transaction of a
+/// bridge, and less than the 10 s after which a batch is forgotten.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Why a storage could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none.
+    #[error(
+        "there is no storage at {}; make one with `fieldpost-bridge init`, or correct storage.path",
+        .0.display()
+    )]
+    Absent(PathBuf),
+    /// `init` where a file stands.
+    #[error(
+        "{} exists already; `init` never overwrites: choose another storage.path, or move the file away",
+        .0.display()
+    )]
+    Exists(PathBuf),
+    /// A file, but no storage of a bridge.
+    #[error(
+        "{} is not a storage of fieldpost-bridge; it was left as it is: correct storage.path",
+        .0.display()
+    )]
+    Foreign(PathBuf),
+    /// Written by a newer program.
+    #[error(
+        "the storage {} has version {found}, this program knows {SCHEMA_VERSION}; it was left as it is: update fieldpost-bridge",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// The file cannot be read or written.
+    #[error("the storage {} cannot be opened: {why}; check that the directory exists and that this user may write there", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+}
+
+/// See [`super::SqliteStore::init`].
+pub(super) fn init(path: &Path, adopt: Option<StoreId>, now: i64) -> Result<Identity, OpenError> {
+    if path.exists() {
+        return Err(OpenError::Exists(path.to_owned()));
+    }
+    // Made beside and renamed: a crash in between leaves no half a storage.
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let failed = |why: String| OpenError::Io { path: path.to_owned(), why };
+    let random = || clock::random_id().map_err(|error| failed(error.to_string()));
+    let store = adopt.map_or_else(|| random().map(StoreId), Ok)?;
+    let identity = Identity { store, r#gen: Gen(random()?) };
+    remove_left_over(&beside).map_err(|error| failed(error.to_string()))?;
+    write_schema(&beside, identity, now).map_err(|error| failed(error.to_string()))?;
+    std::fs::rename(&beside, path).map_err(|error| failed(error.to_string()))?;
+    sync_directory(path).map_err(|error| failed(error.to_string()))?;
+    // Switches the file to WAL.
+    read_write(path)?;
+    Ok(identity)
+}
+
+fn write_schema(path: &Path, identity: Identity, now: i64) -> rusqlite::Result<()> {
+    let mut db = Connection::open(path)?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let txn = db.transaction()?;
+    txn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    txn.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    txn.execute_batch(SCHEMA)?;
+    txn.execute(
+        "INSERT INTO store (one, id, gen, created, changed) VALUES (1, ?1, ?2, ?3, ?3)",
+        (&identity.store.0[..], &identity.r#gen.0[..], now),
+    )?;
+    txn.commit()
+}
+
+fn remove_left_over(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+/// A connection that writes.
+pub(super) fn read_write(path: &Path) -> Result<Connection, OpenError> {
+    let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let failed = |error: rusqlite::Error| io(path, error);
+    db.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    // NORMAL loses commits on a power cut, and a sync ack has then lied.
+    db.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
+    Ok(db)
+}
+
+/// A connection that reads, and can do nothing else.
+pub(super) fn read_only(path: &Path) -> Result<Connection, OpenError> {
+    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
+    check_header(path)?;
+    let failed = |error: rusqlite::Error| io(path, error);
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(failed)?;
+    // Until the version is known, not even the log of a newer program may be folded in.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+    db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    db.set_prepared_statement_cache_capacity(64);
+    let found: i64 =
+        db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::Newer { path: path.to_owned(), found });
+    }
+    Ok(db)
+}
+
+/// Looks at the file without SQLite, which would take part in another program's database.
+fn check_header(path: &Path) -> Result<(), OpenError> {
+    let mut header = [0u8; 72];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(OpenError::Absent(path.to_owned()));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        Err(error) => {
+            return Err(OpenError::Io { path: path.to_owned(), why: error.to_string() });
+        }
+    }
+    // The file format of SQLite, 1.3: magic at 0, application id at 68.
+    let ours = header.starts_with(b"SQLite format 3\0")
+        && header[68..72] == APPLICATION_ID.to_be_bytes()[..];
+    if ours { Ok(()) } else { Err(OpenError::Foreign(path.to_owned())) }
+}
+
+fn io(path: &Path, error: rusqlite::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), why: error.to_string() }
+}

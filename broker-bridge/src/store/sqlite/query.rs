@@ -1,0 +1,189 @@
+//! What people ask a storage: read-only, beside a running bridge and never in its way.
+
+use std::cmp::Reverse;
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Params};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::super::{Identity, StoreError};
+use super::{OpenError, identity, open, store_error};
+
+/// Rows as JSON objects, in the order of their columns.
+pub type Rows = Vec<Map<String, Value>>;
+
+/// A storage, opened for reading.
+#[derive(Debug)]
+pub struct Query {
+    db: Connection,
+}
+
+/// Which readings.
+#[derive(Debug, Clone, Default)]
+pub struct ReadingFilter {
+    /// Only of this device.
+    pub device: Option<String>,
+    /// Only of this source.
+    pub source: Option<String>,
+    /// Not older than this, in Unix ms.
+    pub since: Option<i64>,
+    /// The newest so many.
+    pub limit: usize,
+}
+
+/// A storage at a glance.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Its id, for life.
+    pub store: String,
+    /// This incarnation of it.
+    pub r#gen: String,
+    /// The format's version.
+    pub version: i64,
+    /// Bytes of the file, without its log.
+    pub bytes: i64,
+    /// Devices that it knows.
+    pub devices: i64,
+    /// Those of which nothing was heard for three heartbeats.
+    pub stale: i64,
+    /// Readings stored.
+    pub readings: i64,
+    /// Rows that gateways still hold and that are not stored.
+    pub waiting: i64,
+    /// Rows that are lost, or were dropped.
+    pub missing: i64,
+    /// Dead letters that wait for a decision.
+    pub dead_letters: i64,
+    /// Alerts that are raised now.
+    pub alerts: Rows,
+    /// What the bridge itself has complained of.
+    pub alarms: Rows,
+}
+
+impl Query {
+    /// Opens it.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Query { db: open::read_only(path)? })
+    }
+
+    /// At a glance.
+    pub fn status(&self) -> Result<Status, StoreError> {
+        let Identity { store, r#gen } = identity(&self.db)?;
+        let covered = "SELECT coalesce(sum((c.value ->> 1) - (c.value ->> 0) + 1), 0) \
+                       FROM stream s, json_each(s.coverage) c WHERE s.stream = 'readings'";
+        let dead = "SELECT coalesce(sum((c.value ->> 1) - (c.value ->> 0) + 1), 0) \
+                    FROM dead_letter l JOIN stream s ON s.ref = l.stream, json_each(l.seqs) c \
+                    WHERE s.stream = 'readings'";
+        Ok(Status {
+            store: store.to_string(),
+            r#gen: r#gen.to_string(),
+            version: self.number("PRAGMA user_version")?,
+            bytes: self.number("PRAGMA page_count")? * self.number("PRAGMA page_size")?,
+            devices: self.number("SELECT count(*) FROM device")?,
+            stale: self.number("SELECT count(*) FROM devices WHERE state = 'stale'")?,
+            readings: self.number(covered)? - self.number(dead)?,
+            waiting: self.number("SELECT coalesce(sum(n), 0) FROM waiting")?,
+            missing: self.number("SELECT coalesce(sum(n), 0) FROM missing")?,
+            dead_letters: self.number("SELECT count(*) FROM dead_letters WHERE state = 'open'")?,
+            alerts: self.rows("SELECT * FROM alerts_now ORDER BY device, name LIMIT 1000", [])?,
+            alarms: self.rows("SELECT * FROM alarm ORDER BY last DESC LIMIT 1000", [])?,
+        })
+    }
+
+    /// Every device with what it has stored, waiting and missing.
+    pub fn devices(&self) -> Result<Rows, StoreError> {
+        let sql = "SELECT d.device, d.name, d.location, d.state, d.first_seen, d.last_seen, \
+                          coalesce(w.n, 0) AS waiting, coalesce(m.n, 0) AS missing, d.status \
+                   FROM devices d \
+                   LEFT JOIN (SELECT device, sum(n) AS n FROM waiting GROUP BY 1) w USING (device) \
+                   LEFT JOIN (SELECT device, sum(n) AS n FROM missing GROUP BY 1) m USING (device) \
+                   ORDER BY d.device";
+        self.rows(sql, [])
+    }
+
+    /// What is lost or dropped, run by run; of one device or of all.
+    pub fn missing(&self, device: Option<&str>) -> Result<Rows, StoreError> {
+        let sql = "SELECT * FROM missing WHERE ?1 IS NULL OR device = ?1 \
+                   ORDER BY device, epoch, stream, first";
+        self.rows(sql, [device])
+    }
+
+    /// The dead letters, without their bodies.
+    pub fn dead_letters(&self) -> Result<Rows, StoreError> {
+        self.rows("SELECT * FROM dead_letters ORDER BY id", [])
+    }
+
+    /// The newest readings of a filter, in order of time. Source by source, since that is
+    /// how the index has them: the rest of the table is never touched.
+    pub fn readings(&self, filter: &ReadingFilter) -> Result<Rows, StoreError> {
+        let sources = "SELECT s.ref FROM source s JOIN device d ON d.ref = s.device \
+                       WHERE (?1 IS NULL OR d.id = ?1) AND (?2 IS NULL OR s.id = ?2)";
+        let newest = "SELECT d.id AS device, s.id AS source, r.time, e.clock, r.metrics, \
+                             lower(hex(e.epoch)) AS epoch, r.seq \
+                      FROM (SELECT * FROM reading WHERE source = ?1 AND time >= ?2 \
+                            ORDER BY time DESC LIMIT ?3) r \
+                      JOIN source s ON s.ref = r.source JOIN device d ON d.ref = s.device \
+                      JOIN epoch e ON e.ref = r.epoch";
+        let mut query = self.db.prepare_cached(sources).map_err(store_error)?;
+        let sources = query
+            .query_map((&filter.device, &filter.source), |row| row.get::<_, i64>(0))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<i64>>>)
+            .map_err(store_error)?;
+        let (since, limit) = (filter.since.unwrap_or(i64::MIN), filter.limit as i64);
+        let mut rows = Rows::new();
+        for source in sources {
+            rows.extend(self.rows(newest, (source, since, limit))?);
+            rows.sort_by_key(|row| Reverse((number(row, "time"), number(row, "seq"))));
+            rows.truncate(filter.limit);
+        }
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// A date that people write, such as `2026-11-21 08:00`, in Unix ms; UTC.
+    pub fn parse_date(&self, text: &str) -> Option<i64> {
+        let sql = "SELECT CAST(round(unixepoch(?1, 'subsec') * 1000) AS INTEGER)";
+        self.db.query_row(sql, [text], |row| row.get(0)).optional().ok().flatten().flatten()
+    }
+
+    fn number(&self, sql: &str) -> Result<i64, StoreError> {
+        self.db.query_row(sql, [], |row| row.get(0)).map_err(store_error)
+    }
+
+    fn rows(&self, sql: &str, params: impl Params) -> Result<Rows, StoreError> {
+        let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
+        let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
+        let rows = query
+            .query_map(params, |row| {
+                let cell =
+                    |(at, name): (usize, &String)| Ok((name.clone(), json(name, row.get_ref(at)?)));
+                names.iter().enumerate().map(cell).collect()
+            })
+            .map_err(store_error)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(store_error)
+    }
+}
+
+fn number(row: &Map<String, Value>, name: &str) -> i64 {
+    row.get(name).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// A cell as JSON; columns that hold JSON are unfolded.
+fn json(name: &str, cell: ValueRef<'_>) -> Value {
+    match cell {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(value) => value.into(),
+        ValueRef::Real(value) => value.into(),
+        ValueRef::Text(text) => {
+            let text = String::from_utf8_lossy(text).into_owned();
+            let unfold = matches!(name, "metrics" | "status" | "seqs" | "result");
+            let unfolded = if unfold { serde_json::from_str(&text).ok() } else { None };
+            unfolded.unwrap_or(Value::String(text))
+        }
+        ValueRef::Blob(bytes) => {
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+        }
+    }
+}

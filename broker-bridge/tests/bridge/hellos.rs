@@ -1,0 +1,84 @@
+//! Hellos: pages, late ones, streams that are not named.
+
+use fieldpost_bridge::ingest::Answer;
+use fieldpost_protocol::{StateStream, Stream};
+
+use crate::support::*;
+
+fn state(epoch: u8, hi: u64) -> StateStream {
+    StateStream { key: key(epoch), hi }
+}
+
+#[test]
+fn a_hello_is_answered_with_the_end_of_the_stored_run() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 1, 4, 1, 9), batch(1, 6, 2, 1, 9)]);
+    let answers = bench.hello(1, 1, &[held(1, 1, 9), held(2, 1, 3)]);
+    assert_eq!(answers, [state(1, 4), state(2, 0)]);
+    assert_eq!(bench.seqs("waiting", 2, Stream::Readings), [1, 2, 3]);
+}
+
+#[test]
+fn floors_move_with_the_last_page_and_not_before() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 5, 1, 1, 9), batch(3, 1, 2, 1, 5)]);
+    let done = bench.take(&[hello(2, 1, 1, 2, &[held(1, 5, 12)])]);
+    assert_eq!(states(&done), [[state(1, 5)]]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [0u64; 0]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
+    bench.take(&[hello(2, 1, 2, 2, &[held(2, 1, 1)])]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [1, 2, 3, 4]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [6, 7, 8, 9, 10, 11, 12]);
+    // Epoch 3 stood on neither page.
+    assert_eq!(bench.seqs("missing", 3, Stream::Readings), [3, 4, 5]);
+}
+
+#[test]
+fn an_epoch_that_comes_back_is_waiting_again() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 1, 2, 1, 5)]);
+    bench.hello(2, 1, &[held(2, 1, 1)]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [3, 4, 5]);
+    bench.acks(&[batch(1, 3, 1, 1, 5)]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [0u64; 0]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [4, 5]);
+}
+
+#[test]
+fn a_late_hello_is_answered_but_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.hello(1, 2, &[held(1, 1, 5)]);
+    let answers = bench.hello(1, 1, &[held(1, 1, 99)]);
+    assert_eq!(answers, [state(1, 0)]);
+    bench.hello(2, 1, &[held(1, 1, 5), held(2, 1, 1)]);
+    // The process of epoch 1 is gone: what it still says is old.
+    bench.hello(1, 7, &[held(1, 4, 99)]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [1, 2, 3, 4, 5]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [0u64; 0]);
+}
+
+#[test]
+fn a_tombstone_of_what_never_came_shows_it_as_missing() {
+    let mut bench = Bench::new();
+    let answers = bench.hello(2, 1, &[held(1, 4, 3)]);
+    assert_eq!(answers, [state(1, 3)]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [1, 2, 3]);
+}
+
+#[test]
+fn each_incarnation_has_its_own_gen_in_every_answer() {
+    let mut bench = Bench::new();
+    let before = bench.store.identity().unwrap();
+    let after = bench.store.restored(NOW).unwrap();
+    assert_eq!(before.store, after.store);
+    assert_ne!(before.r#gen, after.r#gen);
+    let done = bench.take(&[batch(1, 1, 1, 1, 1), hello(1, 1, 1, 1, &[held(1, 1, 1)])]);
+    for answer in &done.answers {
+        let r#gen = match answer {
+            Answer::SyncAcks(_, acks) => acks.r#gen,
+            Answer::State(_, state) => state.r#gen,
+        };
+        assert_eq!(r#gen, after.r#gen);
+    }
+    assert_eq!(done.answers.len(), 2);
+}
