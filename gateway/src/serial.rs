@@ -13,7 +13,16 @@
 //! the configuration says, and every refusal is counted.
 
 mod counters;
+mod decode;
+mod frame;
+mod hint;
+mod json;
+mod line;
+mod names;
 mod port;
+mod refusal;
+mod trailer;
+mod value;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,7 +30,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 pub use counters::{Counters, CountersNow};
+pub use decode::{Decoded, Decoder};
+pub use line::Answer;
 pub use port::{Measured, PortEvent, PortHandle, spawn};
+pub use refusal::Refusal;
+pub use trailer::crc16;
 
 /// One serial port, as the configuration describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
