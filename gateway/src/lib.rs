@@ -1,1 +1,24 @@
 //! The edge process: serial ports to a durable outbox to MQTT.
+//!
+//! ```text
+//! port --frame--> serial --Measured--> intake --commit--> outbox          (accepted)
+//!                                        |                  |
+//!                                        +--rows committed--+-> engine
+//! broker <--session-- driver <--what to send--------------------+ ^
+//!    |                  |                                         |
+//!    +-- state, sync acks, bridge status -------------------------+
+//! ```
+
+mod alerts;
+pub mod cli;
+pub mod clock;
+pub mod config;
+mod driver;
+pub mod engine;
+mod intake;
+mod live;
+pub mod outbox;
+pub mod run;
+pub mod serial;
+mod status;
+mod system;

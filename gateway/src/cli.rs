@@ -1,0 +1,171 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use fieldpost_protocol::StoreId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+use crate::clock::{self, Now};
+use crate::config::{Config, TEMPLATE, process_environment};
+use crate::status::Printed;
+
+/// Reads sensors on serial ports, keeps every reading until storage has it.
+#[derive(Debug, Parser)]
+#[command(name = "fieldpost-gateway", version)]
+struct Cli {
+    /// The configuration.
+    #[arg(long, short, global = true, default_value = "/etc/fieldpost/gateway.toml", env = "FIELDPOST_CONFIG")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the gateway until SIGTERM or SIGINT.
+    Run,
+    /// Checks the configuration and the files that it names, and does nothing else.
+    Check,
+    /// Prints the documented template of the configuration.
+    Config,
+    /// Prints what the running gateway last said about itself.
+    Status {
+        /// As JSON, everything.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints every reading that the outbox holds, one JSON object a line. Stop the gateway first.
+    Readings,
+    /// Trusts another storage from now on. Stop the gateway first.
+    TrustStore {
+        /// Its id, as the alert and the bridge's `status` name it.
+        store: StoreId,
+    },
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fieldpost-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Config => print(TEMPLATE),
+        Command::Run => run(&load(&cli.config)?),
+        Command::Check => check(&cli.config),
+        Command::Status { json } => status(&load(&cli.config)?, *json),
+        Command::Readings => readings(&load(&cli.config)?),
+        Command::TrustStore { store } => trust_store(&load(&cli.config)?, *store),
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path, process_environment())?)
+}
+
+fn check(path: &Path) -> anyhow::Result<()> {
+    let config = load(path)?;
+    let warnings = config.check_files()?;
+    for warning in config.warnings.iter().chain(&warnings) {
+        eprintln!("warning: {warning}");
+    }
+    print(&format!("{}: good\n", path.display()))
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    start_log();
+    let warnings = config.check_files()?;
+    for warning in config.warnings.iter().chain(&warnings) {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
+        let (stop, shutdown) = watch::channel(false);
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            let _ = stop.send(true);
+            // Held, since a closed channel would look like no answer at all.
+            stop.closed().await;
+        });
+        crate::run::run(config.clone(), shutdown).await
+    })
+}
+
+/// The log goes to stderr: INFO, or what FIELDPOST_LOG says (`debug`, `fieldpost_gateway=trace`).
+fn start_log() {
+    let filter: Targets = std::env::var("FIELDPOST_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // A second start in one process (tests) keeps the first log.
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+}
+
+fn status(config: &Config, json: bool) -> anyhow::Result<()> {
+    let path = config.status.file.as_deref().context("[status] file is \"\": the gateway writes none")?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading {}: does the gateway run, as a user who may write there?", path.display()))?;
+    if json {
+        return print(&format!("{text}\n"));
+    }
+    let printed: Printed = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+    print(&printed.text(clock::wall_ms()))
+}
+
+fn readings(config: &Config) -> anyhow::Result<()> {
+    let (outbox, _) = crate::run::open_outbox(config, Now::read())?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut failed = None;
+    outbox.export(|key, seq, base, reading| {
+        let line = serde_json::json!({
+            "epoch": key.epoch, "seq": seq, "source": &*reading.source,
+            "time": base.map(|(base, _)| base + reading.offset_ms),
+            "clock": base.map(|(_, clock)| clock.as_str()),
+            "metrics": &reading.metrics,
+        });
+        if failed.is_none() {
+            failed = writeln!(out, "{line}").err();
+        }
+    })?;
+    if failed.is_none() {
+        failed = out.flush().err();
+    }
+    match failed {
+        Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn trust_store(config: &Config, store: StoreId) -> anyhow::Result<()> {
+    let (mut outbox, _) = crate::run::open_outbox(config, Now::read())?;
+    let before = outbox.pinned_store()?;
+    outbox.pin_store(store)?;
+    let before = before.map_or("none".to_owned(), |store| store.to_string());
+    print(&format!("trusted: {store} (before: {before}). What it lacks and this outbox still holds will be sent again.\n"))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

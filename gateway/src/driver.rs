@@ -1,0 +1,366 @@
+//! The one place where the sync engine meets socket, disk and clock.
+//!
+//! One task, one loop: do what the engine asks for, then wait for the next thing to happen.
+
+mod health;
+mod publish;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldpost_mqtt::{Connection, Event as SessionEvent, Session};
+use fieldpost_protocol::{
+    BridgeStatus, Clock, DeviceId, Epoch, Nonce, PACKET_BYTES_MAX, Severity, State, SyncAcks, Topic, Topics,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::alerts::Alerts;
+use crate::clock::{self, Now};
+use crate::config::Config;
+use crate::engine::{Engine, Notice};
+use crate::intake::{Committed, Counted};
+use crate::live::Live;
+use crate::outbox::{Gone, NewEvent, OutboxThread, StreamInfo};
+use crate::serial::{Counters, PortEvent};
+
+/// How often health, live values and heartbeat are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// How often the outbox is asked whether something may go.
+const TRIM_INTERVAL_MS: i64 = 60_000;
+
+/// A port as the driver knows it.
+pub(crate) struct Port {
+    pub(crate) name: Arc<str>,
+    pub(crate) path: PathBuf,
+    pub(crate) open: bool,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// The channels that the driver listens on.
+pub(crate) struct Inputs {
+    pub(crate) session: Option<mpsc::Receiver<SessionEvent>>,
+    pub(crate) committed: mpsc::Receiver<Committed>,
+    pub(crate) ports: mpsc::Receiver<PortEvent>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+/// Why the driver ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was asked to.
+    Shutdown,
+    /// The outbox cannot go on; the next start mends it.
+    Outbox(String),
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    pub(crate) config: Arc<Config>,
+    pub(crate) topics: Topics,
+    pub(crate) device: DeviceId,
+    pub(crate) engine: Engine,
+    pub(crate) outbox: OutboxThread,
+    pub(crate) session: Option<Session>,
+    pub(crate) connection: Option<Connection>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) events: mpsc::Sender<NewEvent>,
+    pub(crate) alerts: Alerts,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) live: Live,
+    pub(crate) counted: Arc<Counted>,
+    pub(crate) epoch: Epoch,
+    pub(crate) base: Option<(i64, Clock)>,
+    /// Unix minus boot time at the bridge, as last learned.
+    pub(crate) cloud_skew_ms: Option<i64>,
+    pub(crate) started: Now,
+    pub(crate) last_heartbeat: Option<Duration>,
+    pub(crate) last_live: Option<Duration>,
+    pub(crate) last_trim_ms: i64,
+    pub(crate) used_bytes: u64,
+    pub(crate) status_file_failed: bool,
+}
+
+impl Driver {
+    /// Runs until it is asked to end, or cannot go on.
+    #[allow(clippy::disallowed_methods, reason = "a driver: it turns the engine's moments into timers")]
+    pub(crate) async fn run(&mut self, mut inputs: Inputs) -> Result<End, Gone> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.pump().await?;
+            let timeout = self.engine.poll_timeout().map_or(TICK, |at| at.saturating_sub(clock::boottime()));
+            let wake = Instant::now() + timeout;
+            tokio::select! {
+                _ = inputs.shutdown.wait_for(|down| *down) => return Ok(End::Shutdown),
+                Some(event) = recv(&mut inputs.session) => self.handle_session(event).await?,
+                Some(committed) = inputs.committed.recv() => {
+                    if let Some(end) = self.handle_committed(committed) {
+                        return Ok(end);
+                    }
+                }
+                Some(event) = inputs.ports.recv() => self.handle_port(event),
+                _ = ticks.tick() => self.tick().await?,
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Does what the engine asks for, until it asks for nothing.
+    async fn pump(&mut self) -> Result<(), Gone> {
+        self.handle_notices().await?;
+        self.send_all().await?;
+        while let Some(event) = self.alerts.next_event() {
+            if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+                self.alerts.put_back(event);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_session(&mut self, event: SessionEvent) -> Result<(), Gone> {
+        match event {
+            SessionEvent::Connected { connection } => {
+                tracing::info!("connected to the broker");
+                self.connection = Some(connection);
+                self.last_error = None;
+                self.engine.handle_connected(clock::boottime());
+                self.last_heartbeat = None;
+                self.publish_meta();
+            }
+            SessionEvent::Disconnected { reason, retry_in, .. } => {
+                let error = format!("{reason}; next try in {:.1} s", retry_in.as_secs_f64());
+                tracing::info!("not connected: {error}");
+                self.last_error = Some(error);
+                self.connection = None;
+                self.engine.handle_disconnected();
+            }
+            SessionEvent::Message(delivery) => {
+                self.handle_message(&delivery.topic, &delivery.payload, delivery.retain);
+            }
+            SessionEvent::Puback { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn handle_message(&mut self, name: &str, payload: &[u8], retain: bool) {
+        let now = clock::boottime();
+        let Some(topic) = self.topics.parse(name) else { return };
+        let refused = match topic {
+            // A retained answer is nobody's answer to us.
+            Topic::State(_) | Topic::SyncAcks(_) if retain => Some("it is retained".to_owned()),
+            Topic::State(id) if id == self.device => match State::decode(payload) {
+                Ok(state) => {
+                    self.engine.handle_state(now, &state);
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
+            Topic::SyncAcks(id) if id == self.device => match SyncAcks::decode(payload) {
+                Ok(acks) => {
+                    self.engine.handle_sync_acks(now, &acks);
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
+            Topic::BridgeStatus(_) => match BridgeStatus::from_json(payload) {
+                Ok(status) => {
+                    self.engine.handle_bridge_status(now, &status);
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
+            _ => None,
+        };
+        if let Some(why) = refused {
+            tracing::warn!(topic = name, why, "a message was dropped");
+        }
+    }
+
+    fn handle_committed(&mut self, committed: Committed) -> Option<End> {
+        let now = clock::boottime();
+        let boot_ms = clock::boottime_ms();
+        match committed {
+            Committed::Rows { epoch, streams, full } => {
+                self.follow_epoch(now, epoch);
+                for (key, last) in streams {
+                    self.engine.handle_appended(now, key, last);
+                }
+                self.judge_full(boot_ms, full);
+                self.alerts.clear(boot_ms, "outbox_failing", None, "the outbox is written again");
+            }
+            Committed::Streams(streams) => self.engine.handle_streams(&streams),
+            Committed::Failing(error) => {
+                let message = format!("{error}. Readings wait in memory and are refused once the queue is full");
+                self.alerts.raise(boot_ms, "outbox_failing", None, Severity::Critical, message);
+            }
+            Committed::InDoubt(error) => {
+                let message = format!("{error}. Its readings count as refused");
+                self.alerts.raise(boot_ms, "outbox_failing", None, Severity::Critical, message);
+            }
+            Committed::Damaged(error) => return Some(End::Outbox(error)),
+        }
+        None
+    }
+
+    fn follow_epoch(&mut self, now: Duration, epoch: Epoch) {
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.base = None;
+            self.engine.handle_epoch(now, epoch);
+        }
+    }
+
+    async fn handle_notices(&mut self) -> Result<(), Gone> {
+        while let Some(notice) = self.engine.poll_notice() {
+            let boot_ms = clock::boottime_ms();
+            match notice {
+                Notice::PinStore(store) => {
+                    tracing::info!(%store, "this storage is trusted from now on");
+                    self.on_outbox("the trusted storage", move |outbox| outbox.pin_store(store)).await?;
+                }
+                Notice::OtherStore(store) => self.alerts.raise(
+                    boot_ms,
+                    "other_store",
+                    Some(&store.to_string()),
+                    Severity::Critical,
+                    format!(
+                        "a bridge answers for storage {store}, which is not the one this gateway trusts; nothing is let \
+                         go on its word. If the storage was replaced on purpose: fieldpost-gateway trust-store {store}"
+                    ),
+                ),
+                Notice::NoCommonVersion(versions) => self.alerts.raise(
+                    boot_ms,
+                    "no_common_version",
+                    None,
+                    Severity::Critical,
+                    format!("the bridge reads versions {versions:?}, this gateway writes 1; nothing is sent. Update the older one"),
+                ),
+                Notice::GenChanged => {
+                    tracing::info!("the storage is another incarnation: what was confirmed is asked for again");
+                    self.outbox.call(|outbox| outbox.set_confirmed(None)).await?;
+                }
+                Notice::Confirmed(confirmed) => {
+                    self.outbox.call(move |outbox| outbox.set_confirmed(Some(&confirmed))).await?;
+                }
+                Notice::CloudTime { skew_ms, rtt } => self.learn_time(skew_ms, rtt).await?,
+                Notice::Stuck { key, seq } => self.alerts.raise(
+                    boot_ms,
+                    "row_stuck",
+                    Some(&key.to_string()),
+                    Severity::Critical,
+                    format!("row {seq} of {key} gets no sync ack although it is sent alone; look at the bridge's log"),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// The bridge's time becomes the base of epochs that have none, and is held against one
+    /// that has.
+    async fn learn_time(&mut self, skew_ms: i64, rtt: Duration) -> Result<(), Gone> {
+        self.cloud_skew_ms = Some(skew_ms);
+        let now = Now::read();
+        let (skew, clock) = if now.synchronised { (now.skew_ms(), Clock::Ntp) } else { (skew_ms, Clock::Bridge) };
+        let job = move |outbox: &mut crate::outbox::Outbox| {
+            let fixed = outbox.fix_bases(skew, clock);
+            (fixed, outbox.base(), outbox.epoch_start_ms())
+        };
+        let (fixed, base, start_ms) = self.outbox.call(job).await?;
+        if let Err(error) = fixed {
+            tracing::error!(%error, "the time could not be written down");
+        }
+        self.base = base;
+        let Some((base_ms, clock)) = base else { return Ok(()) };
+        let off_ms = (base_ms - start_ms) - skew_ms;
+        let tolerance_ms = 1_000 + rtt.as_millis() as i64 / 2;
+        if off_ms.abs() <= tolerance_ms {
+            self.alerts.clear(now.boot_ms, "clock_differs", None, "gateway and bridge agree on the time");
+        } else if clock == Clock::Bridge {
+            tracing::warn!(off_ms, "the bridge's time has changed: a new epoch begins");
+            let epoch = self.outbox.call(move |outbox| {
+                outbox.end_epoch(now);
+                outbox.epoch().0
+            });
+            let epoch = epoch.await?;
+            self.follow_epoch(clock::boottime(), epoch);
+        } else {
+            let message = format!("this gateway's clock ({}) and the bridge's differ by {off_ms} ms", clock.as_str());
+            self.alerts.raise(now.boot_ms, "clock_differs", None, Severity::Warning, message);
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self) -> Result<(), Gone> {
+        let now = clock::boottime();
+        self.judge_health(now);
+        self.publish_live(now);
+        if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
+            self.last_trim_ms = now.as_millis() as i64;
+            self.trim().await?;
+        }
+        let due = self.last_heartbeat.is_none_or(|last| now >= last + self.config.status.heartbeat);
+        if due {
+            self.last_heartbeat = Some(now);
+            self.report().await?;
+        }
+        Ok(())
+    }
+
+    async fn trim(&mut self) -> Result<(), Gone> {
+        let acked = self.engine.acked_streams();
+        let job = move |outbox: &mut crate::outbox::Outbox| -> rusqlite::Result<Option<Vec<StreamInfo>>> {
+            outbox.set_acked(&acked);
+            let trimmed = outbox.trim(clock::wall_ms())?;
+            if trimmed.readings + trimmed.events == 0 { Ok(None) } else { outbox.streams().map(Some) }
+        };
+        match self.outbox.call(job).await? {
+            Ok(Some(streams)) => self.engine.handle_streams(&streams),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute"),
+        }
+        Ok(())
+    }
+
+    /// Writes down what the next start should know, and says goodbye.
+    pub(crate) async fn finish(&mut self) -> Result<(), Gone> {
+        let acked = self.engine.acked_streams();
+        self.outbox.call(move |outbox| outbox.set_acked(&acked)).await?;
+        self.publish_offline();
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+        Ok(())
+    }
+
+    async fn on_outbox<T: std::marker::Send + 'static>(
+        &self,
+        what: &'static str,
+        job: impl FnOnce(&mut crate::outbox::Outbox) -> rusqlite::Result<T> + std::marker::Send + 'static,
+    ) -> Result<Option<T>, Gone> {
+        match self.outbox.call(job).await? {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                tracing::error!(%error, "{what}: the outbox could not be read or written");
+                Ok(None)
+            }
+        }
+    }
+
+    fn nonce() -> Nonce {
+        Nonce(clock::random_id())
+    }
+}
+
+/// Waits for ever where there is no session.
+async fn recv(session: &mut Option<mpsc::Receiver<SessionEvent>>) -> Option<SessionEvent> {
+    match session {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The largest message that a session of ours takes.
+pub(crate) const PACKET_MAX: usize = PACKET_BYTES_MAX;

@@ -1,0 +1,145 @@
+//! How the gateway is doing: alerts that it raises itself, heartbeat, status file.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fieldpost_mqtt::Qos;
+use fieldpost_protocol::{Severity, Topic};
+
+use super::Driver;
+use crate::clock;
+use crate::outbox::{Gone, sync_call};
+use crate::serial::PortEvent;
+use crate::status::{OutboxReport, PortReport, ReadingsReport, Report};
+
+impl Driver {
+    pub(super) fn handle_port(&mut self, event: PortEvent) {
+        let boot_ms = clock::boottime_ms();
+        match event {
+            PortEvent::Opened { port } => {
+                tracing::info!(%port, "port open");
+                self.mark_port(&port, true);
+                self.alerts.clear(boot_ms, "port_lost", Some(&port), "the port is open again");
+            }
+            PortEvent::Lost { port, reason } => {
+                self.mark_port(&port, false);
+                self.alerts.raise(boot_ms, "port_lost", Some(&port), Severity::Warning, reason);
+            }
+            PortEvent::Hint { port, text } => tracing::warn!(%port, "{text}"),
+            PortEvent::Boot { port, text } => tracing::info!(%port, board = text, "the board has started"),
+        }
+    }
+
+    fn mark_port(&mut self, name: &str, open: bool) {
+        if let Some(port) = self.ports.iter_mut().find(|port| *port.name == *name) {
+            port.open = open;
+        }
+    }
+
+    pub(super) fn judge_full(&mut self, boot_ms: i64, full: bool) {
+        if full {
+            let message = "the outbox is full: readings are refused. Let it drain, or raise [outbox] size_max";
+            self.alerts.raise(boot_ms, "outbox_full", None, Severity::Critical, message);
+        } else {
+            self.alerts.clear(boot_ms, "outbox_full", None, "the outbox takes readings again");
+        }
+    }
+
+    /// Alerts that come of time passing.
+    pub(super) fn judge_health(&mut self, now: Duration) {
+        let boot_ms = now.as_millis() as i64;
+        let limit = self.config.alerts.no_sync_ack_after;
+        let stalled = self.engine.no_progress_since().is_some_and(|since| now.saturating_sub(since) >= limit);
+        if stalled && self.connection.is_some() {
+            let waiting = self.engine.waiting();
+            let message = format!(
+                "connected, but storage has acknowledged nothing for {} s while {waiting} rows wait. \
+                 Does the bridge run, and may this device publish and subscribe?",
+                limit.as_secs()
+            );
+            self.alerts.raise(boot_ms, "no_sync_ack", None, Severity::Critical, message);
+        } else if !stalled {
+            self.alerts.clear(boot_ms, "no_sync_ack", None, "storage acknowledges again");
+        }
+        let unsynced = self.base.is_none() && !clock::synchronised();
+        let running = boot_ms - self.started.boot_ms;
+        if !unsynced {
+            self.alerts.clear(boot_ms, "clock_unsynced", None, "the time is known");
+        } else if running >= self.config.alerts.clock_unsynced_after.as_millis() as i64 {
+            let message = "neither NTP nor a bridge has told the time; readings may end up marked unsynced";
+            self.alerts.raise(boot_ms, "clock_unsynced", None, Severity::Warning, message);
+        }
+    }
+
+    /// Heartbeat by MQTT, and the status file.
+    pub(super) async fn report(&mut self) -> Result<(), Gone> {
+        if let Some(used) = self.on_outbox("its size", |outbox| outbox.used_bytes()).await? {
+            self.used_bytes = used;
+        }
+        let report = self.build_report();
+        let time = self.unix_ms(clock::boottime_ms());
+        let message = report.message(time).to_json();
+        self.publish(Topic::Status(self.device.clone()), message, Qos::AtLeastOnce, true);
+        let Some(path) = &self.config.status.file else { return Ok(()) };
+        match report.write(path) {
+            Ok(()) => self.status_file_failed = false,
+            Err(error) if !self.status_file_failed => {
+                self.status_file_failed = true;
+                let path = path.display();
+                tracing::warn!(%path, %error, "the status file cannot be written; set [status] file elsewhere, or to \"\"");
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn build_report(&self) -> Report {
+        let broker = match (&self.session, self.connection) {
+            (None, _) => "none",
+            (Some(_), None) => "offline",
+            (Some(_), Some(_)) if self.engine.is_confirmed() => "in sync",
+            (Some(_), Some(_)) => "connected",
+        };
+        let ports: Vec<PortReport> = self
+            .ports
+            .iter()
+            .map(|port| PortReport {
+                name: port.name.to_string(),
+                path: port.path.clone(),
+                open: port.open,
+                counted: port.counters.snapshot(),
+            })
+            .collect();
+        let now = clock::Now::read();
+        Report {
+            device: self.device.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            written: now.wall_ms,
+            uptime_s: ((now.boot_ms - self.started.boot_ms) / 1_000).max(0) as u64,
+            clock: self.base.map_or(if now.synchronised { "ntp" } else { "unsynced" }, |(_, clock)| clock.as_str()),
+            broker,
+            last_error: self.last_error.clone(),
+            store: self.engine.store(),
+            epoch: self.epoch,
+            outbox: OutboxReport {
+                path: self.config.outbox.path.clone(),
+                used_bytes: self.used_bytes,
+                limit_bytes: self.config.outbox.size_max,
+                waiting: self.engine.waiting(),
+                acked: self.engine.acked(),
+                sync_call: sync_call(),
+            },
+            readings: ReadingsReport {
+                accepted: self.counted.accepted.load(Ordering::Relaxed),
+                refused_by_ports: ports.iter().map(|port| port.counted.refused()).sum(),
+                refused_full: self.counted.refused_full.load(Ordering::Relaxed),
+                refused_in_doubt: self.counted.refused_in_doubt.load(Ordering::Relaxed),
+                dropped: self.counted.dropped.load(Ordering::Relaxed),
+            },
+            dropped: self.engine.dropped,
+            ports,
+            alerts: self.alerts.raised().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the driver publishes.
+
+use std::time::Duration;
+
+use fieldpost_mqtt::{Message, PublishError, Qos, Token};
+use fieldpost_protocol::{DeviceStatus, Envelope, Live, Seq, StreamKey, Topic, VERSION};
+
+use super::Driver;
+use crate::clock;
+use crate::engine::Send;
+use crate::outbox::Gone;
+
+impl Driver {
+    /// Sends what the engine asks for, until it asks for nothing or the connection is full.
+    pub(super) async fn send_all(&mut self) -> Result<(), Gone> {
+        while self.has_room() {
+            let Some(send) = self.engine.poll_send(clock::boottime(), Self::nonce) else { break };
+            match send {
+                Send::Hello(page) => {
+                    let topic = Topic::Hello(self.device.clone());
+                    self.publish(topic, page.encode(), Qos::AtLeastOnce, false);
+                }
+                Send::Batch { key, from, rows_max } => self.send_batch(key, from, rows_max).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection takes one more message that needs a puback.
+    fn has_room(&self) -> bool {
+        let window = usize::from(crate::run::INFLIGHT_MAX) - crate::run::INFLIGHT_RESERVED;
+        self.connection.is_some() && self.session.as_ref().is_some_and(|session| session.inflight() < window)
+    }
+
+    async fn send_batch(&mut self, key: StreamKey, from: Seq, rows_max: usize) -> Result<(), Gone> {
+        let read = self.on_outbox("a batch", move |outbox| outbox.read_batch(key, from, rows_max)).await?;
+        let Some(Some(batch)) = read else {
+            self.engine.handle_gone(key);
+            return Ok(());
+        };
+        let Some((base, clock)) = batch.base else {
+            // A state has told the time before anything may be sent, so this is a disk that
+            // refused to write it down: the next hello tries again.
+            self.engine.handle_gone(key);
+            return Ok(());
+        };
+        let envelope = Envelope {
+            v: VERSION,
+            dev: self.device.clone(),
+            epoch: key.epoch,
+            stream: key.stream,
+            first: batch.first,
+            n: batch.n,
+            floor: batch.floor,
+            last: batch.last,
+            base,
+            clock,
+            body: batch.body,
+        };
+        let payload = envelope.encode();
+        let bytes = payload.len();
+        let topic = Topic::batch(&self.device, key.stream, batch.command_ack);
+        // What the connection did not take counts as sent all the same: the resend timer
+        // is the one way in which anything is sent again.
+        self.publish(topic, payload, Qos::AtLeastOnce, false);
+        self.engine.handle_sent(clock::boottime(), key, batch.first, batch.n, bytes);
+        Ok(())
+    }
+
+    /// Hands a message to the connection. One that it does not take is lost, here and
+    /// openly: nothing that matters depends on it.
+    pub(super) fn publish(&mut self, topic: Topic, payload: Vec<u8>, qos: Qos, retain: bool) {
+        let (Some(session), Some(connection)) = (&self.session, self.connection) else { return };
+        let topic = self.topics.name(&topic);
+        let message = Message { topic, payload, qos, retain, token: Token(0) };
+        match session.publish(connection, message) {
+            Ok(()) | Err(PublishError::Offline) => {}
+            Err(error) => tracing::warn!(%error, "a message was not taken"),
+        }
+    }
+
+    /// What the numbers mean, retained: once per connection.
+    pub(super) fn publish_meta(&mut self) {
+        let payload = self.config.meta.to_json();
+        self.publish(Topic::Meta(self.device.clone()), payload, Qos::AtLeastOnce, true);
+    }
+
+    /// The newest values of each source that has any.
+    pub(super) fn publish_live(&mut self, now: Duration) {
+        let Some(interval) = self.config.publish.live_interval else { return };
+        if self.connection.is_none() || self.last_live.is_some_and(|last| now < last + interval) {
+            return;
+        }
+        self.last_live = Some(now);
+        for (source, boot_ms, values) in self.live.take() {
+            let live = Live { time: self.unix_ms(boot_ms), values };
+            self.publish(Topic::Live(self.device.clone(), source.to_string()), live.to_json(), Qos::AtMostOnce, false);
+        }
+    }
+
+    /// Unix milliseconds of a moment of CLOCK_BOOTTIME, if somebody knows the time.
+    pub(super) fn unix_ms(&self, boot_ms: i64) -> Option<i64> {
+        if clock::synchronised() {
+            let now = clock::Now::read();
+            return Some(boot_ms + now.skew_ms());
+        }
+        self.cloud_skew_ms.map(|skew_ms| boot_ms + skew_ms)
+    }
+
+    /// An orderly end: the last will would say the same, a minute later.
+    pub(super) fn publish_offline(&mut self) {
+        let payload = DeviceStatus::default().to_json();
+        self.publish(Topic::Status(self.device.clone()), payload, Qos::AtLeastOnce, true);
+    }
+}

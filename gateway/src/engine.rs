@@ -1,0 +1,525 @@
+//! The gateway's half of the sync protocol: what to send, and when to believe that storage
+//! has it.
+//!
+//! Pure: no IO, no clock. Time comes in as a [`Duration`] of CLOCK_BOOTTIME, randomness as a
+//! seed, so that a simulation runs this very code.
+//!
+//! ```text
+//!  handle_connected ----> hello ----> handle_state: pins the store, confirms its gen,
+//!                                     sets acked (the only way back), opens the streams
+//!  handle_appended  ----> batches --> handle_sync_acks: acked moves forward
+//!                          ^  |
+//!                          |  no progress for rto: sent = acked, again
+//!                          +--+
+//! ```
+//!
+//! Always true here:
+//! - `floor - 1 <= acked <= last`, and `acked` moves back only by a state that answers our
+//!   own nonce.
+//! - Nothing but a sync ack or a state of the pinned store moves `acked`: no puback ever does.
+//! - Nothing is sent on a stream before a state of this connection has listed it.
+
+mod flow;
+mod guards;
+mod hello;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use fieldpost_protocol::{
+    BATCH_READINGS_MAX, BridgeStatus, Epoch, Gen, Hello, Instance, Nonce, Seq, State, StoreId, Stream, StreamKey,
+    SyncAcks, VERSION,
+};
+
+use crate::outbox::StreamInfo;
+
+use flow::Flow;
+pub use guards::Guards;
+use hello::{Answer, Open};
+
+/// Batches in flight, on all streams.
+pub const WINDOW_BATCHES: usize = 96;
+/// ... of which so many places are kept for events.
+pub const WINDOW_EVENTS: usize = 4;
+/// Bytes in flight.
+pub const WINDOW_BYTES: usize = 1024 * 1024;
+/// A hello without a trigger: a restore that nobody announced is noticed within it.
+pub const HELLO_INTERVAL: Duration = Duration::from_secs(3600);
+/// Hellos that sync acks ask for come no more often than this.
+pub const HELLO_ON_ACK_MIN: Duration = Duration::from_secs(10);
+/// A returning bridge is greeted within this, at random, so that a thousand gateways are not
+/// all there in the same second.
+pub const HELLO_JITTER_MAX: Duration = Duration::from_secs(10);
+
+/// What the driver shall send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Send {
+    /// One page of a hello.
+    Hello(Hello),
+    /// The batch that begins at `from`; then tell [`Engine::handle_sent`] what it was.
+    Batch {
+        /// Which stream.
+        key: StreamKey,
+        /// Its first row.
+        from: Seq,
+        /// At most so many rows.
+        rows_max: usize,
+    },
+}
+
+/// What the driver has to do or to tell, beside sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Write this store down: from now on only it is believed.
+    PinStore(StoreId),
+    /// Somebody answers for another storage than ours: an alert.
+    OtherStore(StoreId),
+    /// The bridge reads none of our versions: nothing is sent, an alert.
+    NoCommonVersion(Vec<u64>),
+    /// The storage is of another gen: forget what was confirmed.
+    GenChanged,
+    /// A state of the present gen lists these rows as stored.
+    Confirmed(Vec<(StreamKey, Seq)>),
+    /// Unix milliseconds minus CLOCK_BOOTTIME milliseconds at the bridge, and how exact.
+    CloudTime {
+        /// Unix time minus boot time.
+        skew_ms: i64,
+        /// The round trip that it was measured over.
+        rtt: Duration,
+    },
+    /// One row alone gets no sync ack, again and again: an alert.
+    Stuck {
+        /// Which stream.
+        key: StreamKey,
+        /// Which row.
+        seq: Seq,
+    },
+}
+
+/// What was dropped, by reason: each is a peer's fault or an old message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Dropped {
+    /// States with another nonce, page, or unknown streams.
+    pub states: u64,
+    /// States and sync acks of another store.
+    pub other_store: u64,
+    /// Sync acks before their gen was confirmed on this connection, or of another gen.
+    pub unconfirmed: u64,
+    /// Sync acks of rows that we never gave, or past what is acked.
+    pub impossible: u64,
+}
+
+/// Settings of the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Rows that did not fill a batch leave at most this often.
+    pub publish_interval: Duration,
+    /// Rows to a batch.
+    pub batch_readings_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { publish_interval: Duration::from_secs(1), batch_readings_max: BATCH_READINGS_MAX }
+    }
+}
+
+/// See the module.
+pub struct Engine {
+    settings: Settings,
+    guards: Guards,
+    rng: fastrand::Rng,
+    epoch: Epoch,
+    /// Oldest epoch first; within an epoch in the order of their first rows.
+    flows: Vec<Flow>,
+    store: Option<StoreId>,
+    r#gen: Option<Gen>,
+    instance: Option<Instance>,
+    online: bool,
+    /// A state on this connection confirmed the gen.
+    confirmed: bool,
+    /// Every page of the first hello on this connection was answered.
+    all_answered: bool,
+    /// The bridge reads no version of ours.
+    mute: bool,
+    open: Option<Open>,
+    /// A hello is wanted from this moment on.
+    wanted: Option<Duration>,
+    hello_no: u64,
+    last_hello: Option<Duration>,
+    /// Rows that fill no batch may leave from here on.
+    flush_at: Duration,
+    last_progress: Duration,
+    notices: VecDeque<Notice>,
+    /// What was dropped since the start.
+    pub dropped: Dropped,
+}
+
+impl Engine {
+    /// `streams` and `store` as the outbox has them; `epoch` is the one that will be appended to.
+    pub fn new(settings: Settings, epoch: Epoch, streams: Vec<StreamInfo>, store: Option<StoreId>, seed: u64) -> Self {
+        Engine::with_guards(settings, epoch, streams, store, seed, Guards::default())
+    }
+
+    /// For the simulation alone, which switches guards off to see that each is needed.
+    pub fn with_guards(
+        settings: Settings,
+        epoch: Epoch,
+        streams: Vec<StreamInfo>,
+        store: Option<StoreId>,
+        seed: u64,
+        guards: Guards,
+    ) -> Self {
+        let rows_max = settings.batch_readings_max;
+        Engine {
+            settings,
+            guards,
+            rng: fastrand::Rng::with_seed(seed),
+            epoch,
+            flows: streams.into_iter().map(|info| Flow::new(info, rows_max)).collect(),
+            store,
+            r#gen: None,
+            instance: None,
+            online: false,
+            confirmed: false,
+            all_answered: false,
+            mute: false,
+            open: None,
+            wanted: None,
+            hello_no: 0,
+            last_hello: None,
+            flush_at: Duration::ZERO,
+            last_progress: Duration::ZERO,
+            notices: VecDeque::new(),
+            dropped: Dropped::default(),
+        }
+    }
+
+    /// Subscribed on a new connection: nothing of the old one counts.
+    pub fn handle_connected(&mut self, now: Duration) {
+        self.online = true;
+        self.confirmed = false;
+        self.all_answered = false;
+        self.mute = false;
+        self.open = None;
+        self.last_progress = now;
+        for flow in &mut self.flows {
+            flow.reset();
+        }
+        self.want_hello(now);
+    }
+
+    /// The connection is gone.
+    pub fn handle_disconnected(&mut self) {
+        self.online = false;
+        self.open = None;
+    }
+
+    /// What the outbox holds after a trim, or after rows were dropped.
+    pub fn handle_streams(&mut self, streams: &[StreamInfo]) {
+        self.flows.retain(|flow| streams.iter().any(|info| info.key == flow.key));
+        for info in streams {
+            match self.flows.iter_mut().find(|flow| flow.key == info.key) {
+                Some(flow) => flow.hold(info.floor, info.last),
+                None => self.flows.push(Flow::new(*info, self.settings.batch_readings_max)),
+            }
+        }
+    }
+
+    /// Rows were committed; the first of a stream makes it known.
+    pub fn handle_appended(&mut self, now: Duration, key: StreamKey, last: Seq) {
+        if self.waiting() == 0 {
+            self.last_progress = now;
+        }
+        match self.flows.iter_mut().find(|flow| flow.key == key) {
+            Some(flow) => flow.last = flow.last.max(last),
+            None => {
+                let info = StreamInfo { key, floor: 1, last, acked: 0 };
+                let mut flow = Flow::new(info, self.settings.batch_readings_max);
+                flow.new_here = true;
+                self.flows.push(flow);
+            }
+        }
+    }
+
+    /// A new epoch began: a clock step, or a commit that failed.
+    pub fn handle_epoch(&mut self, now: Duration, epoch: Epoch) {
+        self.epoch = epoch;
+        self.want_hello(now);
+    }
+
+    /// An answer to a hello. The only thing that may move `acked` back.
+    pub fn handle_state(&mut self, now: Duration, state: &State) {
+        if self.store.is_some_and(|store| store != state.store) && self.guards.store {
+            self.dropped.other_store += 1;
+            self.notices.push_back(Notice::OtherStore(state.store));
+            return;
+        }
+        let answer = match &mut self.open {
+            Some(open) if self.online => open.answer(state, &self.guards),
+            _ => None,
+        };
+        let Some(Answer { sent_at, complete }) = answer else {
+            self.dropped.states += 1;
+            return;
+        };
+        if self.store.is_none() {
+            self.store = Some(state.store);
+            self.notices.push_back(Notice::PinStore(state.store));
+        }
+        self.learn_gen(state.r#gen);
+        self.learn_time(now, sent_at, state.time);
+        self.mute = !state.versions.contains(&VERSION);
+        if self.mute {
+            self.notices.push_back(Notice::NoCommonVersion(state.versions.clone()));
+        }
+        self.learn_streams(now, state);
+        if complete {
+            self.finish_hello(now);
+        }
+    }
+
+    fn learn_gen(&mut self, r#gen: Gen) {
+        if self.r#gen.is_some_and(|known| known != r#gen) {
+            self.notices.push_back(Notice::GenChanged);
+            // Pages that the other gen answered say nothing of this one.
+            if let Some(open) = &mut self.open {
+                open.forget_other_gens(r#gen);
+            }
+        }
+        self.r#gen = Some(r#gen);
+        self.confirmed = true;
+    }
+
+    fn learn_time(&mut self, now: Duration, sent_at: Duration, time_ms: i64) {
+        let rtt = now.saturating_sub(sent_at);
+        let middle = sent_at + rtt / 2;
+        let skew_ms = time_ms.saturating_sub(middle.as_millis() as i64);
+        self.notices.push_back(Notice::CloudTime { skew_ms, rtt });
+    }
+
+    fn learn_streams(&mut self, now: Duration, state: &State) {
+        let mut confirmed = Vec::with_capacity(state.streams.len());
+        for listed in &state.streams {
+            if let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == listed.key) {
+                if flow.handle_state(now, listed.hi) {
+                    self.last_progress = now;
+                }
+                confirmed.push((flow.key, flow.acked));
+            }
+        }
+        self.notices.push_back(Notice::Confirmed(confirmed));
+    }
+
+    fn finish_hello(&mut self, now: Duration) {
+        self.open = None;
+        self.all_answered = true;
+        self.last_hello = Some(now);
+        if self.wanted.is_none() && self.guards.hourly_hello {
+            let jitter = self.jitter(HELLO_INTERVAL / 10);
+            self.wanted = Some(now + HELLO_INTERVAL - HELLO_INTERVAL / 20 + jitter);
+        }
+    }
+
+    /// What was committed. Only ever moves `acked` forward.
+    pub fn handle_sync_acks(&mut self, now: Duration, acks: &SyncAcks) {
+        if self.guards.store && self.store != Some(acks.store) {
+            self.dropped.other_store += 1;
+            return;
+        }
+        if self.guards.r#gen && (!self.confirmed || !self.online) {
+            self.dropped.unconfirmed += 1;
+            return;
+        }
+        if self.guards.r#gen && self.r#gen != Some(acks.r#gen) {
+            self.dropped.unconfirmed += 1;
+            self.want_hello_for_ack(now);
+            return;
+        }
+        for ack in &acks.acks {
+            let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == ack.key) else {
+                self.dropped.impossible += 1;
+                continue;
+            };
+            let beyond = self.guards.hi_within_last && ack.hi > flow.last;
+            let apart = self.guards.lo_joins_acked && ack.lo > flow.acked + 1;
+            if beyond || apart {
+                self.dropped.impossible += 1;
+            } else if ack.hi < flow.acked {
+                if self.guards.hello_when_hi_is_low {
+                    self.want_hello_for_ack(now);
+                }
+            } else if flow.handle_sync_ack(now, ack.hi) {
+                self.last_progress = now;
+            }
+        }
+    }
+
+    /// A bridge came, went, or is another instance or gen than we knew.
+    pub fn handle_bridge_status(&mut self, now: Duration, status: &BridgeStatus) {
+        if self.store.is_some_and(|store| store != status.store) || !status.online {
+            return;
+        }
+        let other_instance = self.instance.is_some_and(|instance| instance != status.instance);
+        let other_gen = self.r#gen.is_some_and(|known| known != status.r#gen);
+        self.instance = Some(status.instance);
+        let at = now + self.jitter(HELLO_JITTER_MAX);
+        if let Some(open) = &mut self.open {
+            open.retry_by(at);
+        }
+        for flow in &mut self.flows {
+            flow.calm(at);
+        }
+        if other_instance || other_gen {
+            self.want_hello(at);
+        }
+    }
+
+    /// What to send next, if anything. Call until it returns `None`.
+    pub fn poll_send(&mut self, now: Duration, nonce: impl FnOnce() -> Nonce) -> Option<Send> {
+        if !self.online {
+            return None;
+        }
+        if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
+            self.wanted = None;
+            self.hello_no += 1;
+            let streams = self.flows.iter().filter(|flow| self.guards.tombstones || flow.floor <= flow.last);
+            let streams = streams.map(Flow::listed).collect();
+            self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, streams));
+        }
+        let jitter = self.rng.f64();
+        if let Some(page) = self.open.as_mut().and_then(|open| open.poll_page(now, jitter)) {
+            return Some(Send::Hello(page));
+        }
+        self.poll_batch(now)
+    }
+
+    fn poll_batch(&mut self, now: Duration) -> Option<Send> {
+        if self.mute {
+            return None;
+        }
+        let jitter = self.rng.f64();
+        for at in 0..self.flows.len() {
+            if let Some(seq) = self.flows[at].poll_rto(now, jitter, self.guards.backoff) {
+                self.notices.push_back(Notice::Stuck { key: self.flows[at].key, seq });
+            }
+        }
+        self.flush(now);
+        let batches: usize = self.flows.iter().map(|flow| flow.in_flight.len()).sum();
+        let bytes: usize = self.flows.iter().map(Flow::bytes_in_flight).sum();
+        let room = |stream| match stream {
+            Stream::Events => batches < WINDOW_BATCHES,
+            Stream::Readings => batches < WINDOW_BATCHES - WINDOW_EVENTS && bytes < WINDOW_BYTES,
+        };
+        let all_answered = self.all_answered;
+        let first_of = |stream| {
+            let mut flows = self.flows.iter().filter(move |flow| flow.key.stream == stream);
+            room(stream).then(|| flows.find(|flow| flow.may_send(all_answered))).flatten()
+        };
+        let flow = first_of(Stream::Events).or_else(|| first_of(Stream::Readings))?;
+        Some(Send::Batch { key: flow.key, from: flow.sent + 1, rows_max: flow.rows_max })
+    }
+
+    /// Lets rows go that fill no batch, once per publish interval; events and full batches
+    /// go at once.
+    fn flush(&mut self, now: Duration) {
+        let due = now >= self.flush_at;
+        let mut flushed = false;
+        for flow in &mut self.flows {
+            let unsent = flow.last - flow.sent.min(flow.last);
+            let full = unsent >= self.settings.batch_readings_max as u64;
+            if unsent > 0 && flow.flush_to < flow.last && (due || full || flow.key.stream == Stream::Events) {
+                flow.flush_to = flow.last;
+                flushed |= flow.key.stream == Stream::Readings;
+            }
+        }
+        if flushed && due {
+            self.flush_at = now + self.settings.publish_interval;
+        }
+    }
+
+    /// The batch that [`Send::Batch`] asked for was handed to the connection.
+    pub fn handle_sent(&mut self, now: Duration, key: StreamKey, first: Seq, n: u64, bytes: usize) {
+        let jitter = self.rng.f64();
+        if let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == key) {
+            flow.handle_sent(now, first + n - 1, bytes, jitter);
+        }
+    }
+
+    /// There is no such row any more: rows were dropped. The next [`handle_streams`](Self::handle_streams)
+    /// tells; until then the stream does not ask again.
+    pub fn handle_gone(&mut self, key: StreamKey) {
+        if let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == key) {
+            flow.sent = flow.last;
+        }
+    }
+
+    /// When [`poll_send`](Self::poll_send) will have something new, at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if !self.online {
+            return None;
+        }
+        let hello = match &self.open {
+            Some(open) => Some(open.retry_at()),
+            None => self.wanted,
+        };
+        if self.mute {
+            return hello;
+        }
+        let rto = self.flows.iter().filter_map(|flow| flow.rto_at).min();
+        let unflushed = self.flows.iter().any(|flow| flow.flush_to < flow.last && flow.sent < flow.last);
+        let flush = unflushed.then_some(self.flush_at);
+        [hello, rto, flush].into_iter().flatten().min()
+    }
+
+    /// What the driver has to do or to tell.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Rows held and not acked.
+    pub fn waiting(&self) -> u64 {
+        self.flows.iter().map(|flow| flow.last - flow.acked).sum()
+    }
+
+    /// Rows held and acked.
+    pub fn acked(&self) -> u64 {
+        self.flows.iter().map(|flow| flow.acked + 1 - flow.floor.min(flow.acked + 1)).sum()
+    }
+
+    /// `acked` of every stream, for the outbox to write down.
+    pub fn acked_streams(&self) -> Vec<(StreamKey, Seq)> {
+        self.flows.iter().map(|flow| (flow.key, flow.acked)).collect()
+    }
+
+    /// Since when rows wait without any progress.
+    pub fn no_progress_since(&self) -> Option<Duration> {
+        (self.waiting() > 0).then_some(self.last_progress)
+    }
+
+    /// The storage that is believed.
+    pub fn store(&self) -> Option<StoreId> {
+        self.store
+    }
+
+    /// Whether a state on this connection has confirmed the storage.
+    pub fn is_confirmed(&self) -> bool {
+        self.online && self.confirmed
+    }
+
+    fn want_hello(&mut self, at: Duration) {
+        self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
+    }
+
+    fn want_hello_for_ack(&mut self, now: Duration) {
+        let earliest = self.last_hello.map_or(now, |last| now.max(last + HELLO_ON_ACK_MIN));
+        self.want_hello(earliest);
+    }
+
+    fn jitter(&mut self, max: Duration) -> Duration {
+        max.mul_f64(self.rng.f64())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+//! The protocol's guards, each of which the simulation can switch off to see what it is for.
+
+/// All on by default; a driver can reach nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guards {
+    /// A state must answer our own nonce and an open page.
+    pub nonce: bool,
+    /// States and sync acks of another store are dropped.
+    pub store: bool,
+    /// Sync acks count only in the gen that a state on this connection confirmed.
+    pub r#gen: bool,
+    /// A sync ack of a row that was never given is dropped.
+    pub hi_within_last: bool,
+    /// A sync ack that does not join what is acked is dropped.
+    pub lo_joins_acked: bool,
+    /// A sync ack behind `acked` asks for a hello: the store went back.
+    pub hello_when_hi_is_low: bool,
+    /// A hello every hour, without a reason.
+    pub hourly_hello: bool,
+    /// A hello lists what was purged wholly.
+    pub tombstones: bool,
+    /// Resends back off.
+    pub backoff: bool,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Guards {
+            nonce: true,
+            store: true,
+            r#gen: true,
+            hi_within_last: true,
+            lo_joins_acked: true,
+            hello_when_hi_is_low: true,
+            hourly_hello: true,
+            tombstones: true,
+            backoff: true,
+        }
+    }
+}

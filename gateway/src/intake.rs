@@ -1,0 +1,188 @@
+//! Between the ports and the outbox: the queue, and when it is committed.
+//!
+//! ```text
+//! ports --try_send--> queue --+--> pending --commit--> outbox
+//! alerts ------------ events -+
+//! ```
+//!
+//! At most one commit of readings per `commit_interval`, the first after a pause at once: a
+//! 1 Hz sensor is durable immediately, a fast one costs a card a bounded number of writes.
+//! An event commits at once and takes waiting readings along. A group that fills half of the
+//! queue commits early: refusing would be worse than writing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fieldpost_protocol::{Epoch, Seq, Stream, StreamKey};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::clock::Now;
+use crate::live::Live;
+use crate::outbox::{AppendError, Appended, Gone, NewEvent, Outbox, OutboxThread, StreamInfo};
+use crate::serial::Measured;
+
+/// Events that wait for a commit; the sender keeps what finds it full.
+pub const EVENTS_MAX: usize = 64;
+
+/// Counted since the start, for status and demo.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// Readings committed.
+    pub accepted: AtomicU64,
+    /// Readings refused because the outbox is full.
+    pub refused_full: AtomicU64,
+    /// Readings of commits that failed and may yet be durable.
+    pub refused_in_doubt: AtomicU64,
+    /// Accepted readings that `drop_oldest` let go before storage had them.
+    pub dropped: AtomicU64,
+}
+
+/// What the driver learns of a commit.
+#[derive(Debug)]
+pub enum Committed {
+    /// Rows up to here exist.
+    Rows {
+        /// The epoch that was appended to.
+        epoch: Epoch,
+        /// Its streams with their last rows.
+        streams: Vec<(StreamKey, Seq)>,
+        /// Readings were refused for want of room.
+        full: bool,
+    },
+    /// Floors moved: rows were dropped to make room.
+    Streams(Vec<StreamInfo>),
+    /// The outbox could not be written; what waits is tried again.
+    Failing(String),
+    /// A commit failed and may yet be durable; a new epoch has begun.
+    InDoubt(String),
+    /// The file is damaged: the gateway has to start anew.
+    Damaged(String),
+}
+
+/// See the module.
+pub struct Intake {
+    /// Readings from the ports.
+    pub readings: mpsc::Receiver<Measured>,
+    /// Alerts, and later command acks.
+    pub events: mpsc::Receiver<NewEvent>,
+    /// Where they go.
+    pub outbox: OutboxThread,
+    /// Who has to know.
+    pub committed: mpsc::Sender<Committed>,
+    /// The newest values.
+    pub live: Live,
+    /// Counted since the start.
+    pub counted: Arc<Counted>,
+    /// At most one commit of readings in this time.
+    pub commit_interval: Duration,
+    /// Readings held here; the channel holds as many again.
+    pub pending_max: usize,
+}
+
+impl Intake {
+    /// Runs until the senders of readings and events are gone; then commits what is left.
+    #[allow(clippy::disallowed_methods, reason = "a driver: it decides when a commit is due")]
+    pub async fn run(mut self) -> Result<(), Gone> {
+        let mut pending: Vec<Measured> = Vec::new();
+        let mut events: Vec<NewEvent> = Vec::new();
+        let mut due = Instant::now();
+        let (mut more_readings, mut more_events) = (true, true);
+        while more_readings || more_events || !pending.is_empty() || !events.is_empty() {
+            let space = self.pending_max.saturating_sub(pending.len());
+            let ending = !more_readings && !more_events;
+            let have = !pending.is_empty() || !events.is_empty();
+            tokio::select! {
+                biased;
+                event = self.events.recv(), if more_events && events.len() < EVENTS_MAX => match event {
+                    Some(event) => events.push(event),
+                    None => more_events = false,
+                },
+                taken = self.readings.recv_many(&mut pending, space), if more_readings && space > 0 => {
+                    more_readings = taken > 0;
+                    let from = pending.len() - taken;
+                    self.live.update(&pending[from..]);
+                    if taken > 0 && Instant::now() < due && pending.len() < self.pending_max {
+                        continue;
+                    }
+                }
+                () = tokio::time::sleep_until(due), if have => {}
+            }
+            let urgent = !events.is_empty() || ending || pending.len() >= self.pending_max;
+            if (Instant::now() >= due || urgent) && !(pending.is_empty() && events.is_empty()) {
+                let failed = self.commit(&mut pending, &mut events).await?;
+                due = Instant::now() + self.commit_interval;
+                if failed && ending {
+                    tracing::error!(readings = pending.len(), "not written before the end");
+                    return Ok(());
+                }
+                if failed {
+                    tokio::time::sleep_until(due).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One commit of all that waits. True if it failed and has to be tried again.
+    async fn commit(&mut self, pending: &mut Vec<Measured>, events: &mut Vec<NewEvent>) -> Result<bool, Gone> {
+        let (readings, news) = (std::mem::take(pending), std::mem::take(events));
+        let job = move |outbox: &mut Outbox| {
+            let result = outbox.append(&readings, &news, Now::read());
+            let floors_moved = result.as_ref().is_ok_and(|appended| appended.floors_moved);
+            let streams = if floors_moved { outbox.streams().ok() } else { None };
+            (result, outbox.current_rows(), streams, readings, news)
+        };
+        let (result, (epoch, rows), streams, readings, news) = self.outbox.call(job).await?;
+        let committed = match result {
+            Ok(appended) => {
+                self.count(&appended);
+                if let Some(streams) = streams {
+                    self.tell(Committed::Streams(streams)).await;
+                }
+                Committed::Rows { epoch, streams: rows, full: appended.refused_full > 0 }
+            }
+            Err(error @ AppendError::InDoubt(_)) => {
+                // Never inserted again: it may be durable. An alert may come twice instead.
+                self.counted.refused_in_doubt.fetch_add(readings.len() as u64, Ordering::Relaxed);
+                *events = news;
+                Committed::InDoubt(error.to_string())
+            }
+            Err(error @ AppendError::Damaged(_)) => {
+                (*pending, *events) = (readings, news);
+                Committed::Damaged(error.to_string())
+            }
+            Err(error @ AppendError::Failed(_)) => {
+                (*pending, *events) = (readings, news);
+                Committed::Failing(error.to_string())
+            }
+        };
+        let failed = !matches!(committed, Committed::Rows { .. });
+        self.tell(committed).await;
+        Ok(failed)
+    }
+
+    async fn tell(&self, committed: Committed) {
+        // The driver ends after the intake; without one there is nobody to tell.
+        let _ = self.committed.send(committed).await;
+    }
+
+    fn count(&self, appended: &Appended) {
+        self.counted.accepted.fetch_add(appended.readings as u64, Ordering::Relaxed);
+        self.counted.refused_full.fetch_add(appended.refused_full as u64, Ordering::Relaxed);
+        self.counted.dropped.fetch_add(appended.dropped, Ordering::Relaxed);
+    }
+}
+
+impl Outbox {
+    /// The current epoch and the last rows of its streams.
+    pub(crate) fn current_rows(&self) -> (Epoch, Vec<(StreamKey, Seq)>) {
+        let (epoch, _) = self.epoch();
+        let rows = [Stream::Events, Stream::Readings].into_iter().filter_map(|stream| {
+            let last = self.last_of(stream);
+            (last > 0).then_some((StreamKey { epoch, stream }, last))
+        });
+        (epoch, rows.collect())
+    }
+}

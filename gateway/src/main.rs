@@ -1,0 +1,5 @@
+//! `fieldpost-gateway`.
+
+fn main() -> std::process::ExitCode {
+    fieldpost_gateway::cli::main()
+}

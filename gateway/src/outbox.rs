@@ -1,0 +1,343 @@
+//! The outbox: where a reading becomes durable, and stays until storage has it.
+//!
+//! ```text
+//!  append --> tail  --seal--> segment --trim--> (tombstone)
+//!             rows,            1,000 readings,
+//!             JSON body        the exact body that is published
+//!  append --> event
+//! ```
+//!
+//! Always true here:
+//! - A reading is *accepted* when the transaction that holds it has committed (SQLite, WAL,
+//!   `synchronous=FULL`), not before.
+//! - Sequence numbers of an (epoch, stream) are 1, 2, 3... without a hole, given inside the
+//!   insert transaction. Only the process that made an epoch appends to it.
+//! - A commit that fails may yet be durable. A new epoch begins, and what was in it is never
+//!   inserted again.
+//! - Nothing is deleted but by [`trim`](Outbox::trim), by the user's `drop_oldest`, or to make
+//!   room by what storage has acknowledged.
+//!
+//! One thread owns it (see [`OutboxThread`]); the file may be read by `sqlite3` meanwhile.
+
+mod append;
+mod lock;
+mod read;
+mod schema;
+mod seal;
+mod thread;
+mod trim;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fieldpost_protocol::{Clock, DeviceId, Epoch, Seq, StoreId, Stream, StreamKey};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::clock::{self, Now};
+
+pub use append::{AppendError, Appended, NewEvent};
+pub use read::Batch;
+pub use schema::{OpenError, sync_call};
+pub use thread::{Gone, OutboxThread};
+pub use trim::Trimmed;
+
+/// Kept free of readings: for events, trims and the outcomes of commands.
+pub const RESERVE_BYTES: u64 = 1024 * 1024;
+/// Tombstones kept; the oldest are dropped first, and logged.
+pub const TOMBSTONES_MAX: usize = 4_096;
+/// A step of the wall clock by more than this begins a new epoch.
+pub const CLOCK_STEP_MS: i64 = 1_000;
+
+/// What happens to a reading when the outbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused, counted, and an alert says so.
+    Refuse,
+    /// The oldest readings make room; they show as missing.
+    DropOldest,
+}
+
+/// How the outbox is kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The database file.
+    pub path: PathBuf,
+    /// Whose readings it holds.
+    pub device: DeviceId,
+    /// Acked readings are kept this long, milliseconds.
+    pub retention_age_ms: i64,
+    /// ... and up to this many bytes, whichever is less.
+    pub retention_bytes: u64,
+    /// The file's limit, in used pages.
+    pub size_bytes_max: u64,
+    /// What to do at the limit.
+    pub when_full: WhenFull,
+    /// No broker: age and size purge what nobody has acknowledged, too.
+    pub recorder: bool,
+}
+
+/// One stream as the sync protocol sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Which.
+    pub key: StreamKey,
+    /// The lowest row still held; `last + 1`: none.
+    pub floor: Seq,
+    /// The highest row given.
+    pub last: Seq,
+    /// Storage has every row up to here.
+    pub acked: Seq,
+}
+
+/// A stream in memory; `id` is its epoch's row.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    key: StreamKey,
+    floor: Seq,
+    last: Seq,
+    acked: Seq,
+    /// A state of the present gen listed rows up to here as stored.
+    confirmed: Seq,
+    /// `last` and `acked` as the stream table has them.
+    saved: (Seq, Seq),
+}
+
+/// The epoch that this process appends to. Its row exists with its first reading or event.
+#[derive(Debug, Clone)]
+struct Current {
+    id: Option<i64>,
+    epoch: Epoch,
+    start: Now,
+    base: Option<(i64, Clock)>,
+    /// Rows of this epoch in `tail`.
+    tail: usize,
+}
+
+impl Current {
+    fn new(start: Now) -> Self {
+        Current { id: None, epoch: Epoch(clock::random_id()), start, base: None, tail: 0 }
+    }
+
+    fn key(&self, stream: Stream) -> StreamKey {
+        StreamKey { epoch: self.epoch, stream }
+    }
+}
+
+/// What opening found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// A damaged file was moved aside to here, and a new outbox begun.
+    pub damaged: Option<PathBuf>,
+    /// Readings found in tails of earlier epochs and sealed.
+    pub sealed: usize,
+}
+
+/// See the module.
+pub struct Outbox {
+    conn: Connection,
+    settings: Settings,
+    boot_id: String,
+    current: Current,
+    /// Streams with an epoch row, oldest epoch first.
+    streams: BTreeMap<(i64, Stream), Row>,
+    /// Tails of ended epochs wait to be sealed.
+    old_tails: bool,
+    /// Keeps a second gateway out; released with the process.
+    _lock: lock::Lock,
+}
+
+impl Outbox {
+    /// Opens the file, or makes it; moves a damaged one aside; seals what earlier epochs left.
+    pub fn open(settings: Settings, now: Now) -> Result<(Self, Recovered), OpenError> {
+        let lock = lock::Lock::take(&settings.path)?;
+        let mut recovered = Recovered::default();
+        let conn = match schema::open(&settings.path, &settings.device) {
+            Err(OpenError::Damaged { why, .. }) => {
+                tracing::error!(path = %settings.path.display(), why, "the outbox is damaged");
+                recovered.damaged = Some(schema::move_aside(&settings.path, now.wall_ms)?);
+                schema::open(&settings.path, &settings.device)?
+            }
+            other => other?,
+        };
+        let mut outbox = Outbox {
+            conn,
+            settings,
+            boot_id: clock::boot_id(),
+            current: Current::new(now),
+            streams: BTreeMap::new(),
+            old_tails: false,
+            _lock: lock,
+        };
+        recovered.sealed = outbox.recover(now)?;
+        Ok((outbox, recovered))
+    }
+
+    fn recover(&mut self, now: Now) -> Result<usize, OpenError> {
+        self.settle_clocks(now)?;
+        let sealed = self.seal_old_tails()?;
+        self.load_streams()?;
+        Ok(sealed)
+    }
+
+    /// Gives a base to epochs that ended without one: of this boot as soon as the time is
+    /// known, of an earlier boot the wall clock as it stood, marked `unsynced`.
+    fn settle_clocks(&mut self, now: Now) -> rusqlite::Result<()> {
+        self.conn.execute(
+            "UPDATE epoch SET base = wall_ms, clock = 'unsynced' WHERE base IS NULL AND boot <> ?1",
+            [&self.boot_id],
+        )?;
+        if now.synchronised {
+            self.fix_bases(now.skew_ms(), Clock::Ntp)?;
+        }
+        Ok(())
+    }
+
+    /// Fixes base and clock of every epoch of this boot that has none yet, for ever:
+    /// `skew_ms` is Unix time minus boot time.
+    pub fn fix_bases(&mut self, skew_ms: i64, clock: Clock) -> rusqlite::Result<()> {
+        if self.current.base.is_none() {
+            self.current.base = Some((skew_ms + self.current.start.boot_ms, clock));
+        }
+        let fixed = self.conn.execute(
+            "UPDATE epoch SET base = start_ms + ?1, clock = ?2 WHERE base IS NULL AND boot = ?3",
+            rusqlite::params![skew_ms, clock.as_str(), self.boot_id],
+        )?;
+        if fixed > 0 {
+            tracing::info!(clock = clock.as_str(), epochs = fixed, "the time is known");
+        }
+        Ok(())
+    }
+
+    /// Reads what each stream holds. After a trim, and at start.
+    fn load_streams(&mut self) -> rusqlite::Result<()> {
+        let confirmed: BTreeMap<StreamKey, (Seq, Seq)> =
+            self.streams.values().map(|row| (row.key, (row.confirmed, row.acked))).collect();
+        self.streams = schema::load_streams(&self.conn)?;
+        for row in self.streams.values_mut() {
+            let (confirmed, acked) = confirmed.get(&row.key).copied().unwrap_or((0, 0));
+            row.confirmed = confirmed;
+            row.acked = row.acked.max(acked).clamp(row.floor - 1, row.last);
+        }
+        Ok(())
+    }
+
+    /// Every stream that a hello lists: all with an epoch row, oldest first, then tombstones.
+    pub fn streams(&self) -> rusqlite::Result<Vec<StreamInfo>> {
+        let mut all: Vec<StreamInfo> = self.streams.values().map(Row::info).collect();
+        let mut statement = self.conn.prepare_cached("SELECT epoch, stream, last FROM tombstone ORDER BY id")?;
+        let tombstones = statement.query_map([], |row| {
+            let key = StreamKey { epoch: Epoch(row.get(0)?), stream: schema::stream_of(row, 1)? };
+            let last = row.get::<_, i64>(2)? as Seq;
+            Ok(StreamInfo { key, floor: last + 1, last, acked: last })
+        })?;
+        for tombstone in tombstones {
+            all.push(tombstone?);
+        }
+        Ok(all)
+    }
+
+    /// Whether a step of the clock ended the current epoch; then a new one has begun.
+    pub fn check_clock(&mut self, now: Now) -> bool {
+        let step = now.skew_ms() - self.current.start.skew_ms();
+        if step.abs() <= CLOCK_STEP_MS {
+            return false;
+        }
+        tracing::info!(step_ms = step, "the clock was set: a new epoch begins");
+        self.begin_epoch(now);
+        true
+    }
+
+    fn begin_epoch(&mut self, now: Now) {
+        self.old_tails = true;
+        self.current = Current::new(now);
+    }
+
+    /// The epoch that is appended to, and whether its first row exists.
+    pub fn epoch(&self) -> (Epoch, bool) {
+        (self.current.epoch, self.current.id.is_some())
+    }
+
+    /// Ends the current epoch, as [`check_clock`](Self::check_clock) does: the bridge's time
+    /// contradicts a base that came from a bridge.
+    pub fn end_epoch(&mut self, now: Now) {
+        self.begin_epoch(now);
+    }
+
+    /// Base and clock of the current epoch, once fixed.
+    pub fn base(&self) -> Option<(i64, Clock)> {
+        self.current.base
+    }
+
+    /// When the current epoch began, CLOCK_BOOTTIME milliseconds.
+    pub fn epoch_start_ms(&self) -> i64 {
+        self.current.start.boot_ms
+    }
+
+    /// Takes what the sync engine learned. In memory; written with the next seal or trim.
+    pub fn set_acked(&mut self, acked: &[(StreamKey, Seq)]) {
+        for row in self.streams.values_mut() {
+            if let Some((_, acked)) = acked.iter().find(|(key, _)| *key == row.key) {
+                row.acked = (*acked).clamp(row.floor - 1, row.last);
+            }
+        }
+    }
+
+    /// Takes what a state of the present gen listed as stored; `None` forgets it all, since
+    /// the storage is of another gen now.
+    pub fn set_confirmed(&mut self, confirmed: Option<&[(StreamKey, Seq)]>) {
+        for row in self.streams.values_mut() {
+            match confirmed {
+                None => row.confirmed = 0,
+                Some(list) => {
+                    if let Some((_, hi)) = list.iter().find(|(key, _)| *key == row.key) {
+                        row.confirmed = *hi;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The storage that this gateway trusts.
+    pub fn pinned_store(&self) -> rusqlite::Result<Option<StoreId>> {
+        let store = self.conn.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0));
+        Ok(store.optional()?.map(StoreId))
+    }
+
+    /// Trusts a storage from now on.
+    pub fn pin_store(&mut self, store: StoreId) -> rusqlite::Result<()> {
+        self.conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1)", [store.0])?;
+        Ok(())
+    }
+
+    /// Bytes in used pages.
+    pub fn used_bytes(&self) -> rusqlite::Result<u64> {
+        let pragma = |name: &str| self.conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+        Ok((pragma("page_count")? - pragma("freelist_count")?).max(0) as u64 * schema::PAGE_BYTES)
+    }
+
+    /// Writes `acked` down and folds the log into the file. At an orderly end.
+    pub fn close(mut self) -> rusqlite::Result<()> {
+        let transaction = self.conn.unchecked_transaction()?;
+        let saved = seal::save_streams(&transaction, &self.streams)?;
+        transaction.commit()?;
+        for (at, values) in saved {
+            self.streams.get_mut(&at).expect("saved from this map").saved = values;
+        }
+        self.conn.close().map_err(|(_, error)| error)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.settings.path
+    }
+}
+
+impl Row {
+    fn info(&self) -> StreamInfo {
+        let Row { key, floor, last, acked, .. } = *self;
+        StreamInfo { key, floor, last, acked }
+    }
+}
+
+#[cfg(test)]
+mod tests;

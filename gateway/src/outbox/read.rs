@@ -1,0 +1,126 @@
+//! Reading batches: a whole segment as it is, or a run of rows.
+
+use fieldpost_protocol::{
+    BATCH_READINGS_MAX, Clock, Event, Reading, Seq, Stream, StreamKey, decode_readings, encode_runs,
+};
+use rusqlite::{OptionalExtension, params};
+
+use super::{Outbox, Row, seal};
+
+/// A batch before its envelope, which is built at each send.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Which stream.
+    pub key: StreamKey,
+    /// The first row.
+    pub first: Seq,
+    /// How many rows.
+    pub n: u64,
+    /// The lowest row held.
+    pub floor: Seq,
+    /// The highest row given.
+    pub last: Seq,
+    /// Unix milliseconds of offset 0; `None`: the time is not known, nothing may be sent.
+    pub base: Option<(i64, Clock)>,
+    /// A command ack (its topic differs from an alert's).
+    pub command_ack: bool,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Outbox {
+    /// The batch that begins at `from`, at most `rows_max` rows; `None` where there is no such
+    /// row (any more).
+    pub fn read_batch(&self, key: StreamKey, from: Seq, rows_max: usize) -> rusqlite::Result<Option<Batch>> {
+        let Some((&(id, _), row)) = self.streams.iter().find(|(_, row)| row.key == key) else { return Ok(None) };
+        if from < row.floor || from > row.last {
+            return Ok(None);
+        }
+        let found = match key.stream {
+            Stream::Events => self.read_event(id, from)?,
+            Stream::Readings => match self.read_segment(id, from, rows_max)? {
+                None => self.read_rows(id, from, rows_max)?,
+                found => found,
+            },
+        };
+        let Some((n, body)) = found else { return Ok(None) };
+        let command_ack = key.stream == Stream::Events && Event::decode(&body).is_ok_and(|event| event.is_command_ack());
+        let Row { floor, last, .. } = *row;
+        Ok(Some(Batch { key, first: from, n: n as u64, floor, last, base: self.base_of(id)?, command_ack, body }))
+    }
+
+    fn base_of(&self, epoch_id: i64) -> rusqlite::Result<Option<(i64, Clock)>> {
+        let mut statement = self.conn.prepare_cached("SELECT base, clock FROM epoch WHERE id = ?1")?;
+        let (base, clock): (Option<i64>, Option<String>) =
+            statement.query_row([epoch_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let clock = match clock.as_deref() {
+            Some("ntp") => Clock::Ntp,
+            Some("bridge") => Clock::Bridge,
+            _ => Clock::Unsynced,
+        };
+        Ok(base.map(|base| (base, clock)))
+    }
+
+    fn read_event(&self, id: i64, seq: Seq) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+        let mut statement = self.conn.prepare_cached("SELECT body FROM event WHERE epoch = ?1 AND seq = ?2")?;
+        statement.query_row(params![id, seq as i64], |row| Ok((1, row.get(0)?))).optional()
+    }
+
+    /// A segment that begins at `from` goes as it is; of one that contains `from` the rest is
+    /// encoded anew, so that rows which left the tail a second ago are not all sent twice.
+    fn read_segment(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT first, last, body FROM segment WHERE epoch = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1",
+        )?;
+        let found = statement
+            .query_row(params![id, from as i64], |row| {
+                Ok((row.get::<_, i64>(0)? as Seq, row.get::<_, i64>(1)? as Seq, row.get::<_, Vec<u8>>(2)?))
+            })
+            .optional()?;
+        let Some((first, last, body)) = found.filter(|(_, last, _)| *last >= from) else { return Ok(None) };
+        let n = (last - first + 1) as usize;
+        if first == from && n <= rows_max {
+            return Ok(Some((n, body)));
+        }
+        match decode_readings(&body, n as u64) {
+            Ok(readings) => Ok(first_run(&readings[(from - first) as usize..], rows_max)),
+            // Damage that SQLite could not see. The bridge keeps the body as a dead letter.
+            Err(error) => {
+                tracing::error!(first, last, %error, "a segment cannot be decoded; it is sent as it is");
+                Ok((first == from).then_some((n, body)))
+            }
+        }
+    }
+
+    fn read_rows(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+        let rows = seal::read_tail(&self.conn, id, from, rows_max.min(BATCH_READINGS_MAX))?;
+        let readings: Vec<Reading> = rows.into_iter().map(|(_, reading)| reading).collect();
+        Ok(first_run(&readings, rows_max))
+    }
+
+    /// The newest readings that the tail and the last segments hold, oldest first: for
+    /// `fieldpost-gateway readings`.
+    pub fn export(
+        &self,
+        mut each: impl FnMut(StreamKey, Seq, Option<(i64, Clock)>, &Reading),
+    ) -> rusqlite::Result<()> {
+        for (&(id, stream), row) in &self.streams {
+            let mut from = row.floor;
+            while stream == Stream::Readings && from <= row.last {
+                let Some(batch) = self.read_batch(row.key, from, BATCH_READINGS_MAX)? else { break };
+                let Ok(readings) = decode_readings(&batch.body, batch.n) else { break };
+                let base = self.base_of(id)?;
+                for (at, reading) in readings.iter().enumerate() {
+                    each(row.key, from + at as Seq, base, reading);
+                }
+                from += batch.n;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn first_run(readings: &[Reading], rows_max: usize) -> Option<(usize, Vec<u8>)> {
+    let run = &readings[..readings.len().min(rows_max.max(1))];
+    encode_runs(run).into_iter().next()
+}

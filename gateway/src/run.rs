@@ -1,0 +1,233 @@
+//! Puts the parts together, and takes them apart in the right order.
+//!
+//! One current-thread runtime for everything that waits, one thread for the outbox.
+//!
+//! ```text
+//! end:  ports stop -> intake commits what it holds -> driver writes acked down, says goodbye
+//!       -> outbox folds its log and closes
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+use fieldpost_mqtt as mqtt;
+use fieldpost_protocol::{DeviceStatus, Severity, Topic};
+use tokio::sync::{mpsc, watch};
+
+use crate::alerts::Alerts;
+use crate::clock::{self, Now};
+use crate::config::{self, Config};
+use crate::driver::{Driver, End, Inputs, PACKET_MAX, Port};
+use crate::engine::{self, Engine};
+use crate::intake::{Counted, EVENTS_MAX, Intake};
+use crate::live::Live;
+use crate::outbox::{self, Outbox, OutboxThread};
+use crate::serial::{self, PortHandle};
+use crate::system;
+
+/// Publishes without a puback that a session allows.
+pub(crate) const INFLIGHT_MAX: u16 = 96;
+/// ... of which batches leave so many to hellos and heartbeats.
+pub(crate) const INFLIGHT_RESERVED: usize = 4;
+/// Port events that wait for the driver; more are dropped and counted.
+const PORT_EVENTS_MAX: usize = 64;
+/// Commits that wait for the driver to hear of them; then the intake waits.
+const COMMITTED_MAX: usize = 16;
+
+/// Runs the gateway until `shutdown` turns true.
+///
+/// # Errors
+/// When the outbox cannot be opened, the broker's settings are unusable, or the outbox
+/// cannot go on.
+pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let now = Now::read();
+    let (outbox, recovered) = open_outbox(&config, now)?;
+    let mut alerts = Alerts::default();
+    if let Some(aside) = &recovered.damaged {
+        let message = format!(
+            "the outbox was damaged and is kept as {}; a new one was begun. What it held and storage lacks shows as missing",
+            aside.display()
+        );
+        alerts.raise(now.boot_ms, "outbox_damaged", None, Severity::Critical, message);
+    }
+    let (epoch, _) = outbox.epoch();
+    let streams = outbox.streams().context("reading the outbox's streams")?;
+    let store = outbox.pinned_store().context("reading the outbox's trusted storage")?;
+    let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
+    let waiting: u64 = streams.iter().map(|info| info.last - info.acked).sum();
+    tracing::info!(
+        outbox = %outbox.path().display(), waiting, sealed = recovered.sealed, sync = outbox::sync_call(), "outbox open"
+    );
+    let (outbox, outbox_end) = OutboxThread::start(outbox);
+
+    let (session, session_events) = match start_session(&config)? {
+        Some((session, events)) => (Some(session), Some(events)),
+        None => (None, None),
+    };
+    let (readings_in, readings) = mpsc::channel((config.outbox.queue_readings / 2).max(1));
+    let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let (committed_in, committed) = mpsc::channel(COMMITTED_MAX);
+    let (port_events_in, port_events) = mpsc::channel(PORT_EVENTS_MAX);
+    let (live, counted) = (Live::default(), Arc::new(Counted::default()));
+    let intake = Intake {
+        readings,
+        events,
+        outbox: outbox.clone(),
+        committed: committed_in,
+        live: live.clone(),
+        counted: counted.clone(),
+        commit_interval: config.outbox.commit_interval,
+        pending_max: (config.outbox.queue_readings / 2).max(1),
+    };
+    let mut intake = tokio::spawn(intake.run());
+
+    let mut handles = Vec::new();
+    let mut ports = Vec::new();
+    for port in &config.ports {
+        let handle = serial::spawn(port.clone(), clock::boottime_ms, readings_in.clone(), port_events_in.clone());
+        let counters = handle.counters.clone();
+        ports.push(Port { name: port.name.clone(), path: port.path.clone(), open: false, counters });
+        handles.push(handle);
+    }
+    let system = config.system.enabled.then(|| {
+        let run = system::run(
+            config.system.interval,
+            config.outbox.path.clone(),
+            clock::boottime_ms,
+            readings_in.clone(),
+        );
+        tokio::spawn(run)
+    });
+    drop(readings_in);
+
+    let settings = engine::Settings {
+        publish_interval: config.publish.publish_interval,
+        batch_readings_max: config.publish.batch_readings_max,
+    };
+    let seed = u64::from_le_bytes(clock::random_id()[..8].try_into().expect("8 of 16 bytes"));
+    let mut driver = Driver {
+        topics: config.publish.topics.clone(),
+        device: config.device.id.clone(),
+        engine: Engine::new(settings, epoch, streams, store, seed),
+        outbox: outbox.clone(),
+        session,
+        connection: None,
+        last_error: None,
+        events: events_in,
+        alerts,
+        ports,
+        live,
+        counted: counted.clone(),
+        epoch,
+        base: None,
+        cloud_skew_ms: None,
+        started: now,
+        last_heartbeat: None,
+        last_live: None,
+        last_trim_ms: now.boot_ms,
+        used_bytes,
+        status_file_failed: false,
+        config: config.clone(),
+    };
+    let inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
+    let end = driver.run(inputs).await;
+
+    stop_sources(handles, system).await;
+    // The driver no longer listens to commits, so the last ones must not wait for it: its
+    // end of the channel is gone with `inputs`.
+    driver.finish().await.ok();
+    drop(driver);
+    let flushed = (&mut intake).await;
+    drop(outbox);
+    let closed = outbox_end.await;
+    tracing::info!(accepted = counted.accepted.load(Ordering::Relaxed), "stopped");
+    match end {
+        Ok(End::Shutdown) => {}
+        Ok(End::Outbox(error)) => anyhow::bail!("{error}; start the gateway again, it will move the file aside"),
+        Err(gone) => return Err(gone.into()),
+    }
+    flushed.context("the intake ended by a panic")??;
+    closed.context("the outbox's thread ended by a panic")?.context("closing the outbox")
+}
+
+async fn stop_sources(ports: Vec<PortHandle>, system: Option<tokio::task::JoinHandle<()>>) {
+    for port in ports {
+        port.stop().await;
+    }
+    if let Some(system) = system {
+        system.abort();
+    }
+}
+
+/// Opens the outbox of a configuration: also for the commands that look into it.
+///
+/// # Errors
+/// As [`Outbox::open`], with the file named.
+pub fn open_outbox(config: &Config, now: Now) -> anyhow::Result<(Outbox, outbox::Recovered)> {
+    let settings = outbox::Settings {
+        path: config.outbox.path.clone(),
+        device: config.device.id.clone(),
+        retention_age_ms: config.outbox.retention_age.as_millis() as i64,
+        retention_bytes: config.outbox.retention_size,
+        size_bytes_max: config.outbox.size_max,
+        when_full: match config.outbox.when_full {
+            config::WhenFull::Refuse => outbox::WhenFull::Refuse,
+            config::WhenFull::DropOldest => outbox::WhenFull::DropOldest,
+        },
+        recorder: config.broker.is_none(),
+    };
+    Ok(Outbox::open(settings, now)?)
+}
+
+type Started = (mqtt::Session, mpsc::Receiver<mqtt::Event>);
+
+fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
+    let Some(broker) = &config.broker else {
+        tracing::info!("no [broker]: this gateway records locally");
+        return Ok(None);
+    };
+    let tls = match &broker.tls {
+        None => mqtt::Tls::Off,
+        Some(tls) => mqtt::Tls::On {
+            ca: match &tls.ca {
+                config::Ca::System => mqtt::Ca::System,
+                config::Ca::File(path) => mqtt::Ca::File(path.clone()),
+            },
+            client: tls.client.as_ref().map(|client| mqtt::ClientCertificate {
+                cert: client.cert.clone(),
+                key: client.key.clone(),
+            }),
+        },
+    };
+    let login = match &broker.login {
+        None => None,
+        Some(login) => {
+            let password = login.password.read().context("reading the broker's password")?;
+            Some(mqtt::Login { username: login.username.clone(), password })
+        }
+    };
+    let topics = &config.publish.topics;
+    let device = &config.device.id;
+    let options = mqtt::Options {
+        host: broker.host.clone(),
+        port: broker.port,
+        tls,
+        login,
+        client_id: device.to_string(),
+        keep_alive: broker.keep_alive,
+        subscriptions: topics.gateway_filters(device),
+        will: Some(mqtt::Will {
+            topic: topics.name(&Topic::Status(device.clone())),
+            payload: DeviceStatus::default().to_json(),
+            retain: true,
+        }),
+        packet_bytes_max: PACKET_MAX,
+        inflight_max: INFLIGHT_MAX,
+        manual_puback: false,
+        ..mqtt::Options::default()
+    };
+    let started = mqtt::Session::start(options).context("the [broker] settings cannot be used")?;
+    Ok(Some(started))
+}
