@@ -5,8 +5,8 @@
 //!  (IO)              LF, CR, 4 KiB     CRC, #n     +--> json -----------+
 //! ```
 //!
-//! `frame`, `trailer`, `line`, `json` and `decode` do no IO and read no clock. `port` is the
-//! only file that touches a device. It never waits for whoever takes the readings: what
+//! `frame`, `trailer`, `line`, `json` and `decode` do no IO and read no clock. `port`
+//! and `open` alone touch a device. It never waits for whoever takes the readings: what
 //! finds the queue full is counted as refused.
 //!
 //! Nothing that arrives here is trusted: a line with a wrong checksum is refused whatever
@@ -19,6 +19,7 @@ mod hint;
 mod json;
 mod line;
 mod names;
+mod open;
 mod port;
 mod refusal;
 mod trailer;

@@ -1,0 +1,236 @@
+//! On real pseudo-terminals: what a board writes is what the gateway reads.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+use crate::serial::{Checksum, CountersNow, Format, crc16};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A board on a pseudo-terminal below a name that stays; dropping it pulls the plug.
+struct Board(File);
+
+impl Board {
+    fn plug(link: &Path) -> Board {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let mut modes = tcgetattr(&master).unwrap();
+        modes.make_raw();
+        tcsetattr(&master, OptionalActions::Now, &modes).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        // As udev does it: the new link takes the old one's place at once.
+        let new = link.with_extension("new");
+        symlink(name.to_str().unwrap(), &new).unwrap();
+        std::fs::rename(&new, link).unwrap();
+        Board(File::from(master))
+    }
+
+    fn write(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+/// A port that is being read, and all that comes of it.
+struct Bench {
+    link: PathBuf,
+    handle: PortHandle,
+    readings: mpsc::Receiver<Measured>,
+    events: mpsc::Receiver<PortEvent>,
+    _folder: TempDir,
+}
+
+impl Bench {
+    fn start(queue: usize, plug: bool, change: impl Fn(&mut PortConfig)) -> (Bench, Option<Board>) {
+        let folder = TempDir::new().unwrap();
+        let link = folder.path().join("board");
+        let board = plug.then(|| Board::plug(&link));
+        let mut config = PortConfig {
+            name: "fruiting".into(),
+            path: link.clone(),
+            baud: 115_200,
+            format: Format::Native,
+            checksum: Checksum::Required,
+            reset_on_open: true,
+        };
+        change(&mut config);
+        let (readings_in, readings) = mpsc::channel(queue);
+        let (events_in, events) = mpsc::channel(4);
+        let handle = spawn(config, tick, readings_in, events_in);
+        (Bench { link, handle, readings, events, _folder: folder }, board)
+    }
+
+    async fn reading(&mut self) -> String {
+        let measured = timeout(DEADLINE, self.readings.recv()).await.unwrap().unwrap();
+        format!("{} {}", measured.source, measured.metrics.to_json().unwrap())
+    }
+
+    async fn event(&mut self) -> PortEvent {
+        timeout(DEADLINE, self.events.recv()).await.unwrap().unwrap()
+    }
+
+    async fn opened(&mut self) {
+        assert_eq!(self.event().await, PortEvent::Opened { port: "fruiting".into() });
+    }
+
+    async fn lost(&mut self) -> String {
+        match self.event().await {
+            PortEvent::Lost { reason, .. } => reason,
+            other => panic!("expected Lost, got {other:?}"),
+        }
+    }
+
+    async fn until(&self, condition: impl Fn(&CountersNow) -> bool) -> CountersNow {
+        let wait = async {
+            loop {
+                let now = self.handle.counters.snapshot();
+                if condition(&now) {
+                    return now;
+                }
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let waited = timeout(DEADLINE, wait).await;
+        waited.unwrap_or_else(|_| panic!("still {:?}", self.handle.counters.snapshot()))
+    }
+}
+
+/// A clock that moves on by one each time it is read.
+fn tick() -> i64 {
+    static NOW: AtomicI64 = AtomicI64::new(0);
+    NOW.fetch_add(1, Ordering::Relaxed)
+}
+
+fn signed(text: &str) -> String {
+    format!("{text}*{:04X}\n", crc16(text.as_bytes()))
+}
+
+#[tokio::test]
+async fn what_a_board_writes_is_read_with_the_time_of_its_line_end() {
+    let (mut bench, board) = Bench::start(10, true, |_| {});
+    let mut board = board.unwrap();
+    bench.opened().await;
+    let line = signed("fruiting temp=24.5 #1");
+    let (front, end) = line.split_at(10);
+    board.write(front);
+    bench.until(|now| now.bytes == 10).await;
+    let before = tick();
+    board.write(end);
+    let measured = timeout(DEADLINE, bench.readings.recv()).await.unwrap().unwrap();
+    assert_eq!(measured.metrics.to_json().unwrap(), r#"{"temp":24.5}"#);
+    assert!(measured.boot_ms > before, "{} is the time of the line's front", measured.boot_ms);
+    board.write(&signed("!boot fw=1.2.0"));
+    let boot = PortEvent::Boot { port: "fruiting".into(), text: "fw=1.2.0".into() };
+    assert_eq!(bench.event().await, boot);
+    let now = bench.handle.counters.snapshot();
+    assert_eq!((now.frames, now.accepted_by_queue, now.refused()), (2, 1, 0));
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_board_that_is_unplugged_in_the_middle_of_a_line_is_found_again() {
+    let (mut bench, board) = Bench::start(10, true, |_| {});
+    let mut board = board.unwrap();
+    bench.opened().await;
+    let first = signed("temp=1 #1");
+    board.write(&first);
+    assert_eq!(bench.reading().await, r#"fruiting {"temp":1}"#);
+    let second = signed("temp=2 #2");
+    let (front, end) = second.split_at(5);
+    board.write(front);
+    bench.until(|now| now.bytes as usize == first.len() + front.len()).await;
+    drop(board);
+    assert!(bench.lost().await.contains("unplugged"));
+
+    let mut board = Board::plug(&bench.link);
+    bench.opened().await;
+    board.write(end);
+    board.write(&signed("temp=3 #3"));
+    assert_eq!(bench.reading().await, r#"fruiting {"temp":3}"#);
+    let now = bench.handle.counters.snapshot();
+    assert_eq!((now.reopened, now.partial, now.lines_lost, now.refused()), (1, 2, 1, 0));
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_board_that_is_plugged_in_later_is_missed_once_and_then_read() {
+    let (mut bench, _) = Bench::start(10, false, |port| port.reset_on_open = false);
+    let reason = bench.lost().await;
+    assert!(reason.contains("is it plugged in?"), "{reason}");
+    let mut board = Board::plug(&bench.link);
+    bench.opened().await;
+    board.write(&signed("temp=1 #1"));
+    assert_eq!(bench.reading().await, r#"fruiting {"temp":1}"#);
+    assert_eq!(bench.handle.counters.snapshot().reopened, 0);
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_port_is_named() {
+    let (mut bench, _) = Bench::start(10, false, |port| port.path = "/dev/null".into());
+    let reason = bench.lost().await;
+    assert!(reason.contains("/dev/null") && reason.contains("is it a serial port?"), "{reason}");
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_that_nobody_takes_is_counted_and_never_waits() {
+    const LINES: u64 = 20_000;
+    let (mut bench, board) = Bench::start(16, true, |_| {});
+    let mut board = board.unwrap();
+    bench.opened().await;
+    let writer = thread::spawn(move || {
+        for n in 1..=LINES {
+            board.write(&signed(&format!("temp={n} #{n}")));
+        }
+        board
+    });
+    let now = bench.until(|now| now.frames == LINES).await;
+    assert_eq!((now.accepted_by_queue, now.refused_queue_full), (16, LINES - 16));
+    assert_eq!((now.lines_lost, now.refused_checksum), (0, 0));
+    assert_eq!(bench.reading().await, r#"fruiting {"temp":1}"#);
+    drop(writer.join().unwrap());
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn events_that_nobody_takes_are_dropped_and_counted() {
+    let (bench, board) = Bench::start(10, true, |_| {});
+    let mut board = board.unwrap();
+    for _ in 0..10 {
+        board.write(&signed("!boot"));
+    }
+    // Opened and three boots fill the queue of four.
+    bench.until(|now| now.events_dropped == 7).await;
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_was_stopped_is_closed() {
+    let (mut bench, board) = Bench::start(10, true, |_| {});
+    bench.opened().await;
+    bench.handle.stop().await;
+    // The last close of the other side reads as EIO on a master.
+    let mut byte = [0];
+    let read = rustix::io::read(&board.unwrap().0, &mut byte);
+    assert_eq!(read, Err(rustix::io::Errno::IO));
+    assert_eq!(bench.readings.recv().await, None);
+}
+
+#[test]
+fn the_wait_before_opening_again_is_bounded() {
+    for failures in [0, 1, 6, 7, 1_000_000] {
+        let bound = if failures == 0 { 100 } else { 5_000 };
+        assert!(reopen_after(failures) <= Duration::from_millis(bound));
+    }
+}
