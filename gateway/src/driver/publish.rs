@@ -74,7 +74,7 @@ impl Driver {
         let topic = self.topics.name(&topic);
         let message = Message { topic, payload, qos, retain, token: Token(0) };
         match session.publish(connection, message) {
-            Ok(()) | Err(PublishError::Offline) => {}
+            Ok(()) | Err(PublishError::Offline { .. }) => {}
             Err(error) => tracing::warn!(%error, "a message was not taken"),
         }
     }

@@ -1,0 +1,170 @@
+//! What a session is told at its start.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Publishes without a puback that a session allows at most; the client underneath holds 100.
+const INFLIGHT_MAX: u16 = 96;
+
+/// How to connect, and as whom.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Host name or address; the broker's certificate has to bear it.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// In the clear, or how the broker is verified.
+    pub tls: Tls,
+    /// User name and password, where the broker wants them.
+    pub login: Option<Login>,
+    /// Unique at the broker: a second client with it throws the first one out.
+    pub client_id: String,
+    /// At least 1 s.
+    pub keep_alive: Duration,
+    /// Topic filters, all at QoS 1, subscribed to on each connection.
+    pub subscriptions: Vec<String>,
+    /// What the broker says when the connection breaks.
+    pub will: Option<Will>,
+    /// The largest packet, either way.
+    pub packet_bytes_max: usize,
+    /// Publishes without a puback, 1 to 96.
+    pub inflight_max: u16,
+    /// Whether the caller pubacks what it receives, with [`Session::puback`](crate::Session::puback).
+    pub manual_puback: bool,
+    /// No puback for so long while something is in flight: the connection is dropped.
+    pub puback_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            host: "localhost".to_owned(),
+            port: 8883,
+            tls: Tls::On { ca: Ca::System, client: None },
+            login: None,
+            client_id: String::new(),
+            keep_alive: Duration::from_secs(20),
+            subscriptions: Vec::new(),
+            will: None,
+            packet_bytes_max: 256 * 1024,
+            inflight_max: INFLIGHT_MAX,
+            manual_puback: false,
+            puback_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Whether the connection is encrypted, and who is believed.
+#[derive(Debug, Clone)]
+pub enum Tls {
+    /// MQTT in the clear.
+    Off,
+    /// TLS 1.2 or 1.3.
+    On {
+        /// Who may have signed the broker's certificate.
+        ca: Ca,
+        /// Our certificate.
+        client: Option<ClientCertificate>,
+    },
+}
+
+/// Who may have signed the broker's certificate.
+#[derive(Debug, Clone)]
+pub enum Ca {
+    /// Any CA of the operating system: what hosted brokers want.
+    System,
+    /// The CAs of one PEM file, and nobody else.
+    File(PathBuf),
+}
+
+/// PEM files.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate {
+    /// The certificate, then any intermediate ones.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// User name and password.
+#[derive(Clone)]
+pub struct Login {
+    /// The user name.
+    pub username: String,
+    /// The password. `Debug` does not show it.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// The last will, at QoS 1.
+#[derive(Debug, Clone)]
+pub struct Will {
+    /// Where.
+    pub topic: String,
+    /// What.
+    pub payload: Vec<u8>,
+    /// Whether the broker keeps it.
+    pub retain: bool,
+}
+
+/// Options that cannot work, whatever the broker says.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// A value out of its range.
+    #[error("{name} is {value}; {allowed}")]
+    Value {
+        /// The option.
+        name: &'static str,
+        /// As given.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// A certificate or key file that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+}
+
+impl Options {
+    pub(crate) fn check(&self) -> Result<(), OptionsError> {
+        let wrong =
+            |name, value: String, allowed| Err(OptionsError::Value { name, value, allowed });
+        if self.host.is_empty() {
+            return wrong("host", "empty".into(), "it has to be a host name or an address");
+        }
+        if self.client_id.is_empty() {
+            return wrong(
+                "client id",
+                "empty".into(),
+                "a clean session needs one that is unique at the broker",
+            );
+        }
+        if self.keep_alive < Duration::from_secs(1) {
+            return wrong(
+                "keep alive",
+                format!("{:?}", self.keep_alive),
+                "it has to be at least 1 s",
+            );
+        }
+        if !(1..=INFLIGHT_MAX).contains(&self.inflight_max) {
+            return wrong("inflight_max", self.inflight_max.to_string(), "it has to be 1 to 96");
+        }
+        if let Some(filter) =
+            self.subscriptions.iter().find(|filter| !rumqttc::valid_filter(filter))
+        {
+            return wrong(
+                "subscription",
+                format!("{filter:?}"),
+                "it has to be a valid topic filter",
+            );
+        }
+        crate::tls::client_config(&self.tls)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! The handle on a session, and what passes through it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rumqttc::{AsyncClient, Publish, QoS};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::event::{
+    Connection, Delivery, EVENTS_MAX, Event, Message, PubackError, PublishError, Qos, Token,
+};
+use crate::{Options, OptionsError, task};
+
+/// A received message that has not been pubacked.
+pub(crate) struct Unacked {
+    publish: Publish,
+    done: bool,
+}
+
+/// The client of the present connection, with what has to be matched up.
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    pub(crate) client: AsyncClient,
+    /// Tokens of publishes that were handed to the client, in order, until it has given
+    /// them packet ids.
+    pub(crate) handed: VecDeque<Token>,
+    /// Tokens by packet id.
+    pub(crate) in_flight: Vec<(u16, Token)>,
+    /// Since when something has been in flight without a pause.
+    pub(crate) in_flight_since: Option<Instant>,
+    /// Received and not pubacked, in the order of arrival; the first has number `first`.
+    unacked: VecDeque<Unacked>,
+    first: u64,
+}
+
+impl Link {
+    pub(crate) fn new(connection: Connection, client: AsyncClient) -> Self {
+        Link {
+            connection,
+            client,
+            handed: VecDeque::new(),
+            in_flight: Vec::new(),
+            in_flight_since: None,
+            unacked: VecDeque::new(),
+            first: 1,
+        }
+    }
+
+    pub(crate) fn inflight(&self) -> usize {
+        self.handed.len() + self.in_flight.len()
+    }
+
+    /// Takes in a message at QoS 1; returns its number.
+    pub(crate) fn arrived(&mut self, publish: Publish) -> u64 {
+        self.unacked.push_back(Unacked { publish, done: false });
+        self.first + self.unacked.len() as u64 - 1
+    }
+
+    /// Sends the pubacks that are due: in the order of arrival, as MQTT 3.1.1 (4.6) asks.
+    /// What the client does not take now is tried again with the next packet.
+    pub(crate) fn flush_pubacks(&mut self) {
+        while self.unacked.front().is_some_and(|front| front.done) {
+            let front = self.unacked.front().expect("looked at above");
+            if self.client.try_ack(&front.publish).is_err() {
+                return;
+            }
+            self.unacked.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) link: Mutex<Option<Link>>,
+    pub(crate) orders: watch::Sender<Order>,
+}
+
+impl Shared {
+    pub(crate) fn link(&self) -> MutexGuard<'_, Option<Link>> {
+        self.link.lock().expect("nobody panics while holding it")
+    }
+}
+
+/// What the task is asked to do beside its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Go on; the number rises with each wish for a new connection.
+    Run(u64),
+    /// Say goodbye and end.
+    Close,
+}
+
+/// A handle on the session; clones are handles on the same one. When all are gone the task
+/// ends, without a goodbye: the broker then sends the will.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Session {
+    /// Starts a session on the current runtime. It tries until it is closed.
+    ///
+    /// # Errors
+    /// Options that cannot work, such as a CA file that is missing.
+    pub fn start(options: Options) -> Result<(Session, mpsc::Receiver<Event>), OptionsError> {
+        options.check()?;
+        let (orders, received) = watch::channel(Order::Run(0));
+        let (end, ended) = watch::channel(false);
+        let shared = Arc::new(Shared { options, link: Mutex::new(None), orders });
+        let (events, received_events) = mpsc::channel(EVENTS_MAX);
+        let weak = Arc::downgrade(&shared);
+        tokio::spawn(async move {
+            task::run(weak, events, received).await;
+            let _ = end.send(true);
+        });
+        Ok((Session { shared, ended }, received_events))
+    }
+
+    /// Hands a message over. Never waits.
+    ///
+    /// # Errors
+    /// See [`PublishError`]. A message that was taken is in flight until its puback comes or
+    /// the connection ends.
+    pub fn publish(&self, connection: Connection, message: Message) -> Result<(), PublishError> {
+        let Message { topic, payload, qos, retain, token } = message;
+        let max = self.shared.options.packet_bytes_max;
+        // Fixed header, length of the topic, packet id: at most nine bytes (MQTT 3.1.1, 3.3).
+        let bytes = topic.len() + payload.len() + 9;
+        if bytes > max {
+            return Err(PublishError::TooBig { bytes, max });
+        }
+        if topic.is_empty()
+            || topic.len() > 65_535
+            || topic.contains('\0')
+            || !rumqttc::valid_topic(&topic)
+        {
+            return Err(PublishError::BadTopic { topic });
+        }
+        let mut link = self.shared.link();
+        let link = link
+            .as_mut()
+            .filter(|link| link.connection == connection)
+            .ok_or(PublishError::Offline { connection })?;
+        let window = usize::from(self.shared.options.inflight_max);
+        let full = PublishError::WindowFull { max: window };
+        let quality = match qos {
+            Qos::AtMostOnce => QoS::AtMostOnce,
+            Qos::AtLeastOnce if link.inflight() >= window => return Err(full),
+            Qos::AtLeastOnce => QoS::AtLeastOnce,
+        };
+        link.client.try_publish(topic, quality, retain, payload).map_err(|_| full)?;
+        if qos == Qos::AtLeastOnce {
+            if link.inflight() == 0 {
+                link.in_flight_since = Some(Instant::now());
+            }
+            link.handed.push_back(token);
+        }
+        Ok(())
+    }
+
+    /// Says that a message was dealt with. The pubacks go out in the order of arrival,
+    /// whatever the order of the calls.
+    ///
+    /// # Errors
+    /// When its connection is gone: the broker will send it again.
+    pub fn puback(&self, delivery: &Delivery) -> Result<(), PubackError> {
+        let connection = delivery.connection;
+        let mut link = self.shared.link();
+        let link = link
+            .as_mut()
+            .filter(|link| link.connection == connection)
+            .ok_or(PubackError::OtherConnection { connection })?;
+        let at = delivery.puback.and_then(|number| number.checked_sub(link.first));
+        if let Some(unacked) = at.and_then(|at| link.unacked.get_mut(at as usize)) {
+            unacked.done = true;
+        }
+        link.flush_pubacks();
+        Ok(())
+    }
+
+    /// Drops the connection and makes a new one.
+    pub fn reconnect(&self) {
+        self.shared.orders.send_modify(|order| {
+            if let Order::Run(times) = order {
+                *times += 1;
+            }
+        });
+    }
+
+    /// Publishes without a puback on the present connection.
+    pub fn inflight(&self) -> usize {
+        self.shared.link().as_ref().map_or(0, Link::inflight)
+    }
+
+    /// Waits until what is in flight has its pubacks, at most two seconds, and says goodbye:
+    /// the broker then sends no will.
+    pub async fn close(mut self) {
+        self.shared.orders.send_replace(Order::Close);
+        // The task bounds its own goodbye.
+        let _ = self.ended.wait_for(|ended| *ended).await;
+    }
+}
