@@ -2,9 +2,10 @@
 //! the time as an argument.
 #![allow(clippy::disallowed_methods, reason = "this is the file that reads the wall clock")]
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::time::SystemTime;
+
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Unix milliseconds now: the cloud time that gateways get to hear.
 pub fn now_ms() -> i64 {
@@ -18,6 +19,7 @@ pub fn now_ms() -> i64 {
 /// 16 random bytes from the operating system: store ids, gens and instances must never meet.
 pub fn random_id() -> io::Result<[u8; 16]> {
     let mut id = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    // Up to 256 bytes come whole (getrandom(2)).
+    getrandom(&mut id[..], GetRandomFlags::empty())?;
     Ok(id)
 }

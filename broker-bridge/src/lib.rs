@@ -1,8 +1,20 @@
 //! The cloud process: takes batches from the broker, commits them, and only then sends a
 //! sync ack.
+//!
+//! ```text
+//! broker --batch, hello--> driver --> ingest: engine decides, store keeps --> COMMIT
+//!    ^                       |                                                  |
+//!    +----- puback ----------+<---------- sync acks, states --------------------+
+//! ```
 
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod coverage;
+mod driver;
 pub mod engine;
 pub mod ingest;
+mod run;
 pub mod store;
+
+pub use run::{check_files, run, run_with_broker};

@@ -16,7 +16,7 @@ mod txn;
 
 pub use deadletter::{DeadLetter, DeadLetterError, DeadLetters};
 pub use open::{OpenError, SCHEMA_VERSION};
-pub use query::{Query, ReadingFilter, Rows, Status};
+pub use query::{Query, ReadingFilter, Row, Rows, Status};
 pub use txn::SqliteTxn;
 
 use std::path::Path;

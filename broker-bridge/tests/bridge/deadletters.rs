@@ -14,8 +14,8 @@ fn poison_is_sync_acked_and_does_not_take_its_neighbours_along() {
     assert_eq!(acks, [Ack { key: key(1), lo: 1, hi: 6 }]);
     assert_eq!(bench.stored(1), [1, 2, 5, 6]);
     let letters = bench.query().dead_letters().unwrap();
-    assert_eq!(letters[0]["seqs"].to_string(), "[[3,4]]");
-    assert_eq!(letters[0]["state"], "open");
+    assert_eq!(letters[0].cell("seqs").to_string(), "[[3,4]]");
+    assert_eq!(letters[0].cell("state"), "open");
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_dead_letter_is_keyed_by_what_it_newly_covers() {
     bench.acks(&[batch(1, 3, 2, 1, 9), poison(1, 1, 6, 1, 9), poison(1, 1, 6, 1, 9)]);
     let letters = bench.query().dead_letters().unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0]["seqs"].to_string(), "[[1,2],[5,6]]");
+    assert_eq!(letters[0].cell("seqs").to_string(), "[[1,2],[5,6]]");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn what_only_storage_refuses_becomes_a_dead_letter_too() {
     let done = bench.take(&[batch(1, 2, 2, 1, 9), batch(1, 4, 2, 1, 9)]);
     assert_eq!((done.error.clone(), done.committed.clone()), (None, vec![true, true]));
     assert_eq!(sync_acks(&done).last().unwrap().hi, 5);
-    assert_eq!(bench.query().dead_letters().unwrap()[0]["seqs"].to_string(), "[[2,3]]");
+    assert_eq!(bench.query().dead_letters().unwrap()[0].cell("seqs").to_string(), "[[2,3]]");
 }
 
 #[test]

@@ -1,6 +1,13 @@
 //! The bridge's storage and ingest on real files; one binary, so that it links once.
-#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "tests"
+)]
 
+mod commands;
 mod deadletters;
 mod hellos;
 mod model;

@@ -42,11 +42,11 @@ fn a_row_holds_the_time_and_the_values_that_were_sent() {
     let rows = bench.query().readings(&filter).unwrap();
     assert_eq!(rows.len(), 2);
     for (row, seq) in rows.iter().zip(2u64..) {
-        assert_eq!(row["device"], "pi-1");
-        assert_eq!(row["source"], "air");
-        assert_eq!(row["time"], BASE + seq as i64 * 1000);
+        assert_eq!(row.cell("device"), "pi-1");
+        assert_eq!(row.cell("source"), "air");
+        assert_eq!(row.cell("time"), BASE + seq as i64 * 1000);
         let expected = reading(seq).metrics;
-        assert_eq!(Metrics::from_json(&row["metrics"].to_string()).unwrap(), expected);
+        assert_eq!(Metrics::from_json(&row.cell("metrics").to_string()).unwrap(), expected);
     }
 }
 
@@ -99,7 +99,7 @@ fn a_batch_on_the_topic_of_another_device_is_dropped_and_counted() {
     assert_eq!(sync_acks(&done).len(), 1);
     assert_eq!(done.alarms[0].kind, "batch_of_another_device");
     let alarms = bench.query().status().unwrap().alarms;
-    assert_eq!((&alarms[0]["about"], &alarms[0]["count"]), (&"pi-2".into(), &1.into()));
+    assert_eq!((alarms[0].cell("about"), alarms[0].cell("count")), (&"pi-2".into(), &1.into()));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn events_are_stored_and_the_current_alerts_follow_from_them() {
     ]);
     let alerts = bench.query().status().unwrap().alerts;
     assert_eq!(alerts.len(), 1, "{alerts:?}");
-    assert_eq!(alerts[0]["name"], "outbox_full");
+    assert_eq!(alerts[0].cell("name"), "outbox_full");
     let outcome: String =
         bench.db().query_row("SELECT outcome FROM command_acks", [], |row| row.get(0)).unwrap();
     assert_eq!(outcome, "timed_out");
@@ -160,7 +160,7 @@ fn a_device_is_stale_whatever_its_retained_status_says() {
         payload,
         retained: true,
     };
-    let state = |bench: &Bench| bench.query().devices().unwrap()[0]["state"].clone();
+    let state = |bench: &Bench| bench.query().devices().unwrap()[0].cell("state").clone();
     bench.now = fieldpost_bridge::clock::now_ms();
     bench.take(std::slice::from_ref(&status));
     assert_eq!(state(&bench), "stale");

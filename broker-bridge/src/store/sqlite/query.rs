@@ -2,17 +2,43 @@
 
 use std::cmp::Reverse;
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::super::{Identity, StoreError};
 use super::{OpenError, identity, open, store_error};
 
-/// Rows as JSON objects, in the order of their columns.
-pub type Rows = Vec<Map<String, Value>>;
+/// The rows of an answer.
+pub type Rows = Vec<Row>;
+
+/// One row: named cells in the order of their columns; as JSON an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    names: Arc<[String]>,
+    cells: Vec<Value>,
+}
+
+impl Row {
+    /// Names and cells, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&String, &Value)> {
+        self.names.iter().zip(&self.cells)
+    }
+
+    /// A cell by its column's name; null where there is no such column.
+    pub fn cell(&self, name: &str) -> &Value {
+        self.iter().find(|(known, _)| *known == name).map_or(&Value::Null, |(_, cell)| cell)
+    }
+}
+
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
 
 /// A storage, opened for reading.
 #[derive(Debug)]
@@ -88,7 +114,7 @@ impl Query {
             missing: self.number("SELECT coalesce(sum(n), 0) FROM missing")?,
             dead_letters: self.number("SELECT count(*) FROM dead_letters WHERE state = 'open'")?,
             alerts: self.rows("SELECT * FROM alerts_now ORDER BY device, name LIMIT 1000", [])?,
-            alarms: self.rows("SELECT * FROM alarm ORDER BY last DESC LIMIT 1000", [])?,
+            alarms: self.rows("SELECT * FROM alarm ORDER BY last_at DESC LIMIT 1000", [])?,
         })
     }
 
@@ -154,20 +180,20 @@ impl Query {
 
     fn rows(&self, sql: &str, params: impl Params) -> Result<Rows, StoreError> {
         let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
-        let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
+        let names: Arc<[String]> = query.column_names().map(ToOwned::to_owned).collect();
         let rows = query
             .query_map(params, |row| {
-                let cell =
-                    |(at, name): (usize, &String)| Ok((name.clone(), json(name, row.get_ref(at)?)));
-                names.iter().enumerate().map(cell).collect()
+                let cell = |(at, name): (usize, &String)| Ok(json(name, row.get_ref(at)?));
+                let cells = names.iter().enumerate().map(cell).collect::<rusqlite::Result<_>>()?;
+                Ok(Row { names: names.clone(), cells })
             })
             .map_err(store_error)?;
         rows.collect::<rusqlite::Result<_>>().map_err(store_error)
     }
 }
 
-fn number(row: &Map<String, Value>, name: &str) -> i64 {
-    row.get(name).and_then(Value::as_i64).unwrap_or(0)
+fn number(row: &Row, name: &str) -> i64 {
+    row.cell(name).as_i64().unwrap_or(0)
 }
 
 /// A cell as JSON; columns that hold JSON are unfolded.

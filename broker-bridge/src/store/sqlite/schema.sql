@@ -115,12 +115,12 @@ CREATE TABLE dead_letter (
 CREATE INDEX dead_letter_open ON dead_letter (stream) WHERE dropped IS NULL;
 
 CREATE TABLE alarm (
-    kind    TEXT NOT NULL,
-    about   TEXT NOT NULL,
-    first   INTEGER NOT NULL,
-    last    INTEGER NOT NULL,
-    count   INTEGER NOT NULL,
-    message TEXT NOT NULL,      -- of the last one
+    kind     TEXT NOT NULL,
+    about    TEXT NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at  INTEGER NOT NULL,
+    count    INTEGER NOT NULL,
+    message  TEXT NOT NULL,     -- of the last one
     PRIMARY KEY (kind, about)
 ) WITHOUT ROWID, STRICT;
 

@@ -393,7 +393,7 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn alarm(&mut self, alarm: &Alarm, now: i64) -> Result<()> {
-        let again = "UPDATE alarm SET last = ?3, count = count + 1, message = ?4 \
+        let again = "UPDATE alarm SET last_at = ?3, count = count + 1, message = ?4 \
                      WHERE kind = ?1 AND about = ?2";
         let row = (alarm.kind, &alarm.about, now, &alarm.message);
         if self.execute(again, row)? > 0 {
@@ -402,9 +402,9 @@ impl Txn for SqliteTxn<'_> {
         let count = self.count("SELECT count(*) FROM alarm", [])?;
         let about = if count < ALARMS_MAX { alarm.about.as_str() } else { "(others)" };
         self.execute(
-            "INSERT INTO alarm (kind, about, first, last, count, message) \
+            "INSERT INTO alarm (kind, about, first_at, last_at, count, message) \
              VALUES (?1, ?2, ?3, ?3, 1, ?4) \
-             ON CONFLICT DO UPDATE SET last = ?3, count = count + 1, message = ?4",
+             ON CONFLICT DO UPDATE SET last_at = ?3, count = count + 1, message = ?4",
             (alarm.kind, about, now, &alarm.message),
         )?;
         Ok(())

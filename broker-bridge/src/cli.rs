@@ -1,0 +1,222 @@
+//! The command line. Commands that read work beside a running bridge.
+
+mod letters;
+mod print;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use fieldpost_protocol::StoreId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+use crate::clock;
+use crate::config::{Config, TEMPLATE};
+use crate::store::sqlite::{Query, ReadingFilter, SqliteStore};
+
+/// Takes batches from the broker into storage, and tells the gateways what is safe there.
+#[derive(Debug, Parser)]
+#[command(name = "fieldpost-bridge", version)]
+struct Cli {
+    /// The configuration.
+    #[arg(
+        long,
+        short,
+        global = true,
+        default_value = "/etc/fieldpost-bridge/bridge.toml",
+        env = "FIELDPOST_BRIDGE_CONFIG"
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the bridge until SIGTERM or SIGINT.
+    Run {
+        /// With a broker in the same process: for a demo or a closed single box.
+        #[arg(long)]
+        embedded_broker: bool,
+    },
+    /// Makes the storage. Never overwrites one.
+    Init {
+        /// Take over the id of an earlier storage whose rows are gone: gateways trust it at
+        /// once, and send again what they still hold.
+        #[arg(long, value_name = "STORE_ID")]
+        adopt: Option<StoreId>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Announces that the storage was restored from a backup, so that every gateway says again
+    /// what it holds.
+    Restored {
+        #[arg(long)]
+        json: bool,
+    },
+    /// The storage at a glance: counts, alerts, alarms.
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Every device: state, waiting, missing.
+    Devices {
+        #[arg(long)]
+        json: bool,
+    },
+    /// The newest readings, in order of time.
+    Readings {
+        /// Only of this device.
+        #[arg(long)]
+        device: Option<String>,
+        /// Only of this source.
+        #[arg(long)]
+        source: Option<String>,
+        /// Not older: 30s, 15m, 2h, 7d, or a date in UTC such as "2026-11-21 08:00".
+        #[arg(long)]
+        since: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+        #[arg(long)]
+        json: bool,
+    },
+    /// What is lost, or was dropped, run by run.
+    Missing {
+        /// Only of this device.
+        #[arg(long)]
+        device: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Batches that could not become rows.
+    #[command(subcommand)]
+    Deadletter(letters::Command),
+    /// Prints the documented template of the configuration.
+    Config,
+    /// Checks the configuration, the files that it names and the storage, and does nothing else.
+    Check,
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fieldpost-bridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
+    if matches!(cli.command, Command::Config) {
+        return print::text(TEMPLATE);
+    }
+    let config = load(&cli.config)?;
+    let storage = config.storage.as_path();
+    match cli.command {
+        Command::Run { embedded_broker } => run(config, embedded_broker),
+        Command::Init { adopt, json } => init(storage, adopt, json),
+        Command::Restored { json } => restored(storage, json),
+        Command::Status { json } => print::status(&Query::open(storage)?.status()?, json),
+        Command::Devices { json } => print::rows(&Query::open(storage)?.devices()?, json),
+        Command::Readings { device, source, since, limit, json } => {
+            let query = Query::open(storage)?;
+            let since = since.map(|since| parse_since(&query, &since)).transpose()?;
+            let filter = ReadingFilter { device, source, since, limit: limit as usize };
+            print::rows(&query.readings(&filter)?, json)
+        }
+        Command::Missing { device, json } => {
+            print::rows(&Query::open(storage)?.missing(device.as_deref())?, json)
+        }
+        Command::Deadletter(command) => letters::execute(storage, command),
+        Command::Check => check(&cli.config, &config),
+        Command::Config => print::text(TEMPLATE),
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Ok(Config::load(path, &environment)?)
+}
+
+fn init(storage: &Path, adopt: Option<StoreId>, json: bool) -> anyhow::Result<()> {
+    let identity = SqliteStore::init(storage, adopt, clock::now_ms())?;
+    let text = format!("made the storage {}", storage.display());
+    print::identity(&identity, &text, json)
+}
+
+fn restored(storage: &Path, json: bool) -> anyhow::Result<()> {
+    let identity = SqliteStore::open(storage)?.restored(clock::now_ms())?;
+    print::identity(&identity, "announced: gateways will say again what they hold", json)
+}
+
+/// `15m` before now, or a date.
+fn parse_since(query: &Query, text: &str) -> anyhow::Result<i64> {
+    let ago = || {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        number
+            .parse::<u32>()
+            .ok()
+            .map(|number| clock::now_ms() - i64::from(number) * seconds * 1000)
+    };
+    ago().or_else(|| query.parse_date(text)).with_context(|| {
+        format!("--since {text:?} is no time; write 30s, 15m, 2h, 7d, or a date in UTC such as \"2026-11-21 08:00\"")
+    })
+}
+
+fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
+    crate::run::check_files(config)?;
+    SqliteStore::open(&config.storage)?;
+    print::text(&format!("{}: good\n", path.display()))
+}
+
+fn run(config: Config, embedded_broker: bool) -> anyhow::Result<()> {
+    start_log();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        let (stop, shutdown) = watch::channel(false);
+        let (mut term, mut int) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            // Whoever no longer listens has ended by itself.
+            let _ = stop.send(true);
+            stop.closed().await;
+        });
+        crate::run::run_with_broker(config, embedded_broker, shutdown).await
+    })
+}
+
+/// The log goes to stderr: INFO, or what FIELDPOST_LOG says (`debug`, `fieldpost_bridge=trace`).
+fn start_log() {
+    let filter: Targets = std::env::var("FIELDPOST_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // A second start in one process (tests) keeps the first log.
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+}

@@ -1,0 +1,362 @@
+//! The one place where ingest meets the broker and the clock.
+//!
+//! ```text
+//! <name>-readings --+                                  +--> answers --> <name>-out
+//! <name>-events ----+--> queue --> storage thread -----+
+//!        ^                                             +--> pubacks --+
+//!        +-----------------------------------------------------------+
+//! ```
+//!
+//! Three connections, so that alerts never queue behind a backlog of readings, and answers
+//! behind neither. Losing one drops them all: the last will on `-out` says so to every
+//! gateway, and `online` is said again only when all three are subscribed.
+#![allow(clippy::disallowed_methods, reason = "a driver: it reads the clock for the engine")]
+
+mod alarms;
+mod outbound;
+mod queue;
+mod storage;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fieldpost_mqtt::{Connection, Delivery, Event, Message, PublishError, Qos, Session, Token};
+use fieldpost_protocol::{BridgeStatus, Topic, Topics};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::clock;
+use crate::ingest::{Answer, Incoming};
+use crate::store::StoreError;
+use alarms::AlarmLog;
+use outbound::Outbound;
+use queue::{Job, JobId};
+use storage::Report;
+pub(crate) use storage::StorageThread;
+
+/// A batch that is not committed by then is pubacked without a sync ack and forgotten: its
+/// gateway sends it again, and one stream in trouble cannot fill the broker's window.
+const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether messages have waited too long.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Which of the connections; as a number, its place in [`Driver::links`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Batches of readings come in.
+    Readings,
+    /// Events, hellos and what devices say about themselves come in.
+    Events,
+    /// Everything goes out.
+    Out,
+}
+
+impl Role {
+    /// The last part of the connection's name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Role::Readings => "readings",
+            Role::Events => "events",
+            Role::Out => "out",
+        }
+    }
+}
+
+/// A session and the connection that it has now.
+pub(crate) struct Link {
+    pub(crate) session: Session,
+    pub(crate) connection: Option<Connection>,
+}
+
+/// The sessions' events.
+pub(crate) struct Inputs {
+    pub(crate) readings: mpsc::Receiver<Event>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) out: mpsc::Receiver<Event>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+/// Why the driver cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// The storage thread has ended by itself.
+    #[error("the storage thread has ended; the log says why. Start the bridge again")]
+    Storage,
+    /// A session has ended by itself.
+    #[error("a session with the broker has ended; start the bridge again")]
+    Session,
+}
+
+/// Whether the connection took a message.
+enum Sent {
+    Taken,
+    /// The window is full, or the connection is gone.
+    NotNow,
+    Never(PublishError),
+}
+
+/// A message that is not pubacked yet.
+struct Held {
+    role: Role,
+    /// Without its payload.
+    delivery: Delivery,
+    received: Instant,
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    topics: Topics,
+    name: String,
+    links: [Link; 3],
+    storage: StorageThread,
+    /// What the retained status says while the bridge is online.
+    status: BridgeStatus,
+    online: bool,
+    held: BTreeMap<JobId, Held>,
+    last_job: u64,
+    outbound: Outbound,
+    alarms: AlarmLog,
+}
+
+impl Driver {
+    /// With sessions that have been started and a status that says offline.
+    pub(crate) fn new(
+        topics: Topics,
+        name: String,
+        sessions: [Session; 3],
+        storage: StorageThread,
+        status: BridgeStatus,
+    ) -> Self {
+        Driver {
+            topics,
+            name,
+            links: sessions.map(|session| Link { session, connection: None }),
+            storage,
+            status,
+            online: false,
+            held: BTreeMap::new(),
+            last_job: 0,
+            outbound: Outbound::default(),
+            alarms: AlarmLog::default(),
+        }
+    }
+
+    /// Runs until it is asked to end, or cannot go on.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), Failed> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                // A sender that is gone cannot ask any more: then it is time to end, too.
+                _ = inputs.shutdown.wait_for(|down| *down) => break Ok(()),
+                event = inputs.readings.recv() => match event {
+                    Some(event) => self.handle_session(Role::Readings, event),
+                    None => break Err(Failed::Session),
+                },
+                event = inputs.events.recv() => match event {
+                    Some(event) => self.handle_session(Role::Events, event),
+                    None => break Err(Failed::Session),
+                },
+                event = inputs.out.recv() => match event {
+                    Some(event) => self.handle_session(Role::Out, event),
+                    None => break Err(Failed::Session),
+                },
+                report = self.storage.reports.recv() => match report {
+                    Some(report) => self.handle_report(report),
+                    None => break Err(Failed::Storage),
+                },
+                _ = ticks.tick() => {
+                    self.forget_late();
+                    self.announce();
+                }
+            }
+            self.flush();
+        };
+        self.end().await;
+        result
+    }
+
+    fn handle_session(&mut self, role: Role, event: Event) {
+        match event {
+            Event::Connected { connection } => {
+                tracing::info!(connection = role.as_str(), "connected to the broker");
+                self.link(role).connection = Some(connection);
+                self.announce();
+            }
+            Event::Disconnected { reason, retry_in, .. } => {
+                let seconds = retry_in.as_secs_f64();
+                tracing::info!(
+                    connection = role.as_str(),
+                    "not connected: {reason}; next try in {seconds:.1} s"
+                );
+                self.handle_lost(role);
+            }
+            Event::Message(delivery) => self.handle_message(role, delivery),
+            // Room in the window: `flush` follows each event.
+            Event::Puback { .. } => {}
+        }
+    }
+
+    /// One is lost: the others go too, so that nobody is told `online` by half a bridge.
+    fn handle_lost(&mut self, role: Role) {
+        self.link(role).connection = None;
+        self.online = false;
+        self.outbound.clear();
+        self.held.retain(|_, held| held.role != role);
+        for link in &mut self.links {
+            // Forgotten at once: what it reports of its end must not end the others again.
+            if link.connection.take().is_some() {
+                link.session.reconnect();
+            }
+        }
+    }
+
+    fn handle_message(&mut self, role: Role, mut delivery: Delivery) {
+        let payload = std::mem::take(&mut delivery.payload);
+        self.last_job += 1;
+        let id = JobId(self.last_job);
+        let topic = self.topics.parse(&delivery.topic);
+        if let Some(topic) = topic {
+            let message = Incoming { topic, payload, retained: delivery.retain };
+            if !self.storage.queue.push(Job { id, message }) {
+                // Not taken, and pubacked only when its time is over: that slows the broker.
+                self.alarms.say(
+                    "queue_full",
+                    "",
+                    "storage is too slow; messages are forgotten and will come again",
+                );
+            }
+            self.held.insert(id, Held { role, delivery, received: Instant::now() });
+        } else {
+            self.alarms.say(
+                "topic_unknown",
+                &delivery.topic,
+                "a message on a topic that is not ours was dropped",
+            );
+            self.puback(role, &delivery);
+        }
+    }
+
+    /// COMMIT, then the answers, then the pubacks.
+    fn handle_report(&mut self, report: Report) {
+        let Report { settled, ingested } = report;
+        for alarm in &ingested.alarms {
+            self.alarms.say(alarm.kind, &alarm.about, &alarm.message);
+        }
+        match &ingested.error {
+            Some(error @ StoreError::Damaged(_)) => tracing::error!("{error}"),
+            Some(error) => self.alarms.say("storage", "", &error.to_string()),
+            None => {}
+        }
+        if let Some(identity) = ingested.identity.filter(|new| new.r#gen != self.status.r#gen) {
+            tracing::info!(r#gen = %identity.r#gen, "the storage was restored");
+            (self.status.store, self.status.r#gen) = (identity.store, identity.r#gen);
+            self.online = false;
+            self.announce();
+        }
+        if ingested.readings > 0 {
+            tracing::debug!(readings = ingested.readings, "stored");
+        }
+        ingested.answers.into_iter().for_each(|answer| self.outbound.push(answer));
+        self.flush();
+        for id in settled {
+            if let Some(held) = self.held.remove(&id) {
+                self.puback(held.role, &held.delivery);
+            }
+        }
+    }
+
+    /// What was not committed in time is pubacked without a sync ack.
+    fn forget_late(&mut self) {
+        while let Some(oldest) = self.held.first_entry() {
+            if oldest.get().received.elapsed() < COMMIT_WITHIN {
+                return;
+            }
+            let (id, held) = oldest.remove_entry();
+            self.storage.queue.forget(id);
+            self.alarms.say(
+                "commit_late",
+                "",
+                "a message was not committed within 10 s and is forgotten; it will come again",
+            );
+            self.puback(held.role, &held.delivery);
+        }
+    }
+
+    /// Sends answers until there are none or the window is full.
+    fn flush(&mut self) {
+        while let Some(mut answer) = self.outbound.next() {
+            let (topic, payload) = match &mut answer {
+                Answer::State(device, state) => {
+                    // The gateway learns the time from it: as late as can be.
+                    state.time = clock::now_ms();
+                    (Topic::State(device.clone()), state.encode())
+                }
+                Answer::SyncAcks(device, acks) => (Topic::SyncAcks(device.clone()), acks.encode()),
+            };
+            match self.publish(&topic, payload, false) {
+                Sent::Taken => self.outbound.taken(&answer),
+                Sent::NotNow => return,
+                Sent::Never(error) => {
+                    tracing::error!("an answer cannot be sent: {error}");
+                    self.outbound.taken(&answer);
+                }
+            }
+        }
+    }
+
+    /// Says `online`, once every connection is subscribed.
+    fn announce(&mut self) {
+        if self.online || self.links.iter().any(|link| link.connection.is_none()) {
+            return;
+        }
+        let status =
+            BridgeStatus { online: true, time: Some(clock::now_ms()), ..self.status.clone() };
+        let topic = Topic::BridgeStatus(self.name.clone());
+        match self.publish(&topic, status.to_json(), true) {
+            Sent::Taken => {
+                tracing::info!(store = %status.store, r#gen = %status.r#gen, "online");
+                self.online = true;
+            }
+            // Full: tried again with the next tick. Gone again: it says so next.
+            Sent::NotNow => {}
+            Sent::Never(error) => tracing::error!("the status cannot be published: {error}"),
+        }
+    }
+
+    fn publish(&self, topic: &Topic, payload: Vec<u8>, retain: bool) -> Sent {
+        let out = &self.links[Role::Out as usize];
+        let Some(connection) = out.connection else { return Sent::NotNow };
+        let topic = self.topics.name(topic);
+        let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain, token: Token(0) };
+        match out.session.publish(connection, message) {
+            Ok(()) => Sent::Taken,
+            Err(PublishError::WindowFull { .. } | PublishError::Offline { .. }) => Sent::NotNow,
+            Err(error) => Sent::Never(error),
+        }
+    }
+
+    fn puback(&mut self, role: Role, delivery: &Delivery) {
+        // One of an older connection is refused there: the broker sends the message again.
+        let _ = self.link(role).session.puback(delivery);
+    }
+
+    fn link(&mut self, role: Role) -> &mut Link {
+        &mut self.links[role as usize]
+    }
+
+    /// An orderly end: nothing more comes in, the status says offline, the transaction that
+    /// runs is brought to its end.
+    async fn end(self) {
+        let topic = Topic::BridgeStatus(self.name.clone());
+        // Without a connection the last will has said it.
+        let _ = self.publish(&topic, self.status.to_json(), true);
+        let Driver { links: [readings, events, out], storage, .. } = self;
+        drop((readings, events));
+        out.session.close().await;
+        match tokio::task::spawn_blocking(|| storage.end()).await {
+            Ok(true) => tracing::info!("ended"),
+            _ => tracing::error!("the storage thread has panicked"),
+        }
+    }
+}

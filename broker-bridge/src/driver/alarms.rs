@@ -1,0 +1,36 @@
+//! Alarms in the log: each at most once a minute, with how often it was left out.
+#![allow(clippy::disallowed_methods, reason = "a driver: it reads the clock for the engine")]
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How long the same alarm is not repeated.
+const QUIET: Duration = Duration::from_secs(60);
+/// Alarms that are told apart; past it, the quiet time of all begins anew.
+const KNOWN_MAX: usize = 1_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct AlarmLog {
+    known: HashMap<(&'static str, String), (Instant, u64)>,
+}
+
+impl AlarmLog {
+    /// Logs it, unless it was logged just now.
+    pub(crate) fn say(&mut self, kind: &'static str, about: &str, message: &str) {
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        let now = Instant::now();
+        let left_out = match self.known.get_mut(&(kind, about.to_owned())) {
+            Some((last, count)) if now.duration_since(*last) < QUIET => {
+                *count += 1;
+                return;
+            }
+            Some((_, count)) => *count,
+            None => 0,
+        };
+        self.known.insert((kind, about.to_owned()), (now, 0));
+        tracing::warn!(kind, about, left_out, "{message}");
+    }
+}

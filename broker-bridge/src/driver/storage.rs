@@ -1,0 +1,118 @@
+//! The storage thread: takes what is queued, commits it, reports.
+#![allow(clippy::disallowed_methods, reason = "a driver: it gives the time to the engine")]
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::COMMIT_WITHIN;
+use super::queue::{Job, JobId, Queue};
+use crate::clock;
+use crate::engine::Engine;
+use crate::ingest::{Incoming, Ingested, TRANSACTION_MESSAGES_MAX, ingest};
+use crate::store::{Store, StoreError};
+
+/// First pause after a storage that cannot be used, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Reports that wait for the driver; full, the storage thread waits.
+const REPORTS_MAX: usize = 64;
+
+/// What became of some messages.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// Committed, or never to be: a puback may go, after the answers.
+    pub(crate) settled: Vec<JobId>,
+    /// What else the transaction has to say.
+    pub(crate) ingested: Ingested,
+}
+
+/// The thread, the way to it and the way back.
+#[derive(Debug)]
+pub(crate) struct StorageThread {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) reports: mpsc::Receiver<Report>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StorageThread {
+    /// Starts it. The engine has every guard on.
+    pub(crate) fn start<S>(store: S) -> std::io::Result<Self>
+    where
+        S: Store + Send + 'static,
+    {
+        let queue = Arc::new(Queue::default());
+        let (sender, reports) = mpsc::channel(REPORTS_MAX);
+        let worker = Worker { store, engine: Engine::default(), queue: queue.clone(), sender };
+        let thread =
+            std::thread::Builder::new().name("storage".into()).spawn(move || worker.run())?;
+        Ok(StorageThread { queue, reports, thread: Some(thread) })
+    }
+
+    /// Ends it after the transaction that it is in. `false` where it has panicked.
+    pub(crate) fn end(mut self) -> bool {
+        self.queue.close();
+        // Its last report may wait for room.
+        self.reports.close();
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+impl Drop for StorageThread {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+struct Worker<S> {
+    store: S,
+    engine: Engine,
+    queue: Arc<Queue>,
+    sender: mpsc::Sender<Report>,
+}
+
+impl<S: Store> Worker<S> {
+    fn run(mut self) {
+        loop {
+            let jobs = self.queue.take(TRANSACTION_MESSAGES_MAX);
+            if jobs.is_empty() || !self.work(jobs) {
+                return;
+            }
+        }
+    }
+
+    /// Works on these until each is settled or too old. `false` where nobody listens.
+    fn work(&mut self, jobs: Vec<Job>) -> bool {
+        let begun = Instant::now();
+        let mut pause = PAUSE_FIRST;
+        let (mut ids, mut messages): (Vec<JobId>, Vec<Incoming>) =
+            jobs.into_iter().map(|job| (job.id, job.message)).unzip();
+        loop {
+            let ingested = ingest(&mut self.store, &self.engine, &messages, clock::now_ms());
+            // Another error than this one is the message's own, and would stay.
+            let again = matches!(ingested.error, Some(StoreError::Unavailable(_)));
+            let committed = ingested.committed.clone();
+            let settled =
+                ids.iter().zip(&committed).filter(|(_, done)| !again || **done).map(|(id, _)| *id);
+            let settled: Vec<JobId> = settled.collect();
+            if self.sender.blocking_send(Report { settled, ingested }).is_err() {
+                return false;
+            }
+            if !again {
+                return true;
+            }
+            let mut open = committed.iter().map(|done| !done);
+            ids.retain(|_| open.next().unwrap_or(false));
+            let mut open = committed.iter().map(|done| !done);
+            messages.retain(|_| open.next().unwrap_or(false));
+            // By then the driver has answered the broker and forgotten them.
+            if begun.elapsed() > COMMIT_WITHIN || self.queue.is_closed() {
+                return true;
+            }
+            self.queue.pause(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}

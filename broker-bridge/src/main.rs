@@ -1,0 +1,5 @@
+//! `fieldpost-bridge`.
+
+fn main() -> std::process::ExitCode {
+    fieldpost_bridge::cli::main()
+}

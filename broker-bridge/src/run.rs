@@ -1,0 +1,150 @@
+//! A bridge from its configuration to its end.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::Context as _;
+use fieldpost_embedded_broker::{self as broker, EmbeddedBroker, TlsPaths};
+use fieldpost_mqtt as mqtt;
+use fieldpost_protocol::{BridgeStatus, Instance, PACKET_BYTES_MAX, Topic};
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::config::{CertPair, Config};
+use crate::driver::{Driver, Inputs, Role, StorageThread};
+use crate::store::Identity;
+use crate::store::sqlite::SqliteStore;
+
+/// Runs a bridge until `shutdown` holds true.
+///
+/// # Errors
+/// A storage or certificate that cannot be used, a storage thread that has ended. A broker
+/// that cannot be reached is no error: it is tried again.
+pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    check_files(&config)?;
+    let store = SqliteStore::open(&config.storage)?;
+    let Identity { store: id, r#gen } = store.identity()?;
+    let instance = Instance(clock::random_id().context("asking the system for randomness")?);
+    let version = Some(env!("CARGO_PKG_VERSION").to_owned());
+    let status = BridgeStatus { online: false, instance, store: id, r#gen, version, time: None };
+    tracing::info!(name = config.name, storage = %config.storage.display(), store = %id, "starting");
+
+    let start = |role: Role| {
+        mqtt::Session::start(options(&config, role, &status))
+            .with_context(|| format!("the [broker] settings of {}-{}", config.name, role.as_str()))
+    };
+    let (readings, readings_events) = start(Role::Readings)?;
+    let (events, events_events) = start(Role::Events)?;
+    let (out, out_events) = start(Role::Out)?;
+    let storage = StorageThread::start(store).context("starting the storage thread")?;
+    let topics = config.broker.topics.clone();
+    let driver = Driver::new(topics, config.name, [readings, events, out], storage, status);
+    let inputs =
+        Inputs { readings: readings_events, events: events_events, out: out_events, shutdown };
+    Ok(driver.run(inputs).await?)
+}
+
+/// As [`run`]; with `embedded` first a broker in this process, by `[embedded_broker]`.
+///
+/// The bridge connects to its port by `broker.host` and the certificates of `[broker]`, as
+/// every other client does.
+///
+/// # Errors
+/// As [`run`], and a broker that cannot listen.
+pub async fn run_with_broker(
+    mut config: Config,
+    embedded: bool,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    if !embedded {
+        return run(config, shutdown).await;
+    }
+    let settings = config.embedded_broker.clone();
+    let tls = settings.tls.map(|tls| TlsPaths { ca: tls.ca, cert: tls.cert, key: tls.key });
+    let settings = broker::Config { listen: settings.listen, tls, expose: settings.expose };
+    // It blocks until it answers, and again until it is gone.
+    let broker = tokio::task::spawn_blocking(|| EmbeddedBroker::start(settings))
+        .await?
+        .context("starting the embedded broker")?;
+    config.broker.port = broker.local_addr().port();
+    tracing::warn!(
+        listen = %broker.local_addr(),
+        "embedded broker: any client may speak for any device; use mosquitto for anything but a closed box"
+    );
+    let result = run(config, shutdown).await;
+    tokio::task::spawn_blocking(|| broker.stop()).await?;
+    result
+}
+
+/// Checks that every file that the configuration names can be read.
+///
+/// # Errors
+/// Names the first that cannot.
+pub fn check_files(config: &Config) -> anyhow::Result<()> {
+    let Some(tls) = &config.broker.tls else { return Ok(()) };
+    if let Some(ca) = &tls.ca {
+        readable("broker.ca", ca)?;
+    }
+    if let Some(client) = &tls.client {
+        for (key, CertPair { cert, key: private }) in
+            [("readings", &client.readings), ("events", &client.events), ("out", &client.out)]
+        {
+            readable(&format!("the certificate of {key}"), cert)?;
+            readable(&format!("the key of {key}"), private)?;
+        }
+    }
+    Ok(())
+}
+
+fn readable(what: &str, path: &Path) -> anyhow::Result<()> {
+    File::open(path).map(drop).with_context(|| {
+        format!("{what}, {}, cannot be read; correct [broker] in bridge.toml", path.display())
+    })
+}
+
+fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options {
+    let broker = &config.broker;
+    let tls = match &broker.tls {
+        None => mqtt::Tls::Off,
+        Some(tls) => {
+            let pair = tls.client.as_ref().map(|client| match role {
+                Role::Readings => &client.readings,
+                Role::Events => &client.events,
+                Role::Out => &client.out,
+            });
+            mqtt::Tls::On {
+                ca: tls.ca.clone().map_or(mqtt::Ca::System, mqtt::Ca::File),
+                client: pair.map(|pair| mqtt::ClientCertificate {
+                    cert: pair.cert.clone(),
+                    key: pair.key.clone(),
+                }),
+            }
+        }
+    };
+    let login = broker.login.as_ref().map(|login| mqtt::Login {
+        username: login.username.clone(),
+        password: login.password.clone(),
+    });
+    let will = mqtt::Will {
+        topic: broker.topics.name(&Topic::BridgeStatus(config.name.clone())),
+        payload: offline.to_json(),
+        retain: true,
+    };
+    mqtt::Options {
+        host: broker.host.clone(),
+        port: broker.port,
+        tls,
+        login,
+        client_id: format!("{}-{}", config.name, role.as_str()),
+        keep_alive: broker.keep_alive,
+        subscriptions: match role {
+            Role::Readings => broker.topics.bridge_reading_filters(),
+            Role::Events => broker.topics.bridge_event_filters(),
+            Role::Out => Vec::new(),
+        },
+        will: (role == Role::Out).then_some(will),
+        packet_bytes_max: PACKET_BYTES_MAX,
+        manual_puback: role != Role::Out,
+        ..mqtt::Options::default()
+    }
+}
