@@ -7,8 +7,10 @@
 //! `FIELDPOST_<SECTION>_<KEY>` replaces a key of the file: `FIELDPOST_BROKER_PASSWORD`,
 //! `FIELDPOST_DEVICE_ID`. Ports and `[meta]` stand in the file only.
 
+mod allowed;
 mod error;
 mod files;
+mod keys;
 mod read;
 mod section;
 mod units;

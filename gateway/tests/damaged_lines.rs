@@ -12,6 +12,8 @@
 //!
 //! `FIELDPOST_DAMAGE_SEED=7 cargo test -p fieldpost-gateway --test damaged_lines` replays a seed.
 
+#![allow(clippy::print_stdout, reason = "a random test prints its seed and what it saw")]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 

@@ -17,9 +17,15 @@ pub enum ConfigError {
         next: String,
     },
     /// Not TOML.
-    #[error("the configuration is not valid TOML:\n{why}")]
+    #[error(
+        "line {line}, column {column} is not valid TOML: {why}. Keys are written key = value, and texts stand in \"quotes\""
+    )]
     Syntax {
-        /// What the parser said, with line and column.
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What the parser said.
         why: String,
     },
     /// A key or section that nobody knows.

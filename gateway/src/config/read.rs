@@ -1,24 +1,14 @@
-//! Sections to [`Config`]: every key, its default and its range.
+//! The file and the environment to [`Config`]: which sections there are.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use fieldpost_protocol::{
-    BATCH_READINGS_MAX, Meta, MetaMetric, MetaSource, Topics, check_metric, check_source,
-};
+use fieldpost_protocol::{Meta, MetaMetric, MetaSource, check_metric, check_source};
 use toml::{Table, Value};
 
-use super::section::{Kind, Overrides, Report, Section, filled, key_text, suggest};
-use super::units::{duration_text, parse_duration, parse_size, size_text};
-use super::{
-    Alerts, Broker, Ca, ClientCert, Config, ConfigError, ConfigErrors, Device, Login, Outbox,
-    Password, PortConfig, Publish, Status, System, Tls, WhenFull,
-};
-use crate::serial::{Checksum, Format};
+use super::allowed::filled;
+use super::section::{Kind, Overrides, Report, Section, key_text, suggest};
+use super::{Config, ConfigError, ConfigErrors, Device, PortConfig, System, keys};
 
 const SECTIONS: [&str; 9] =
     ["device", "outbox", "publish", "broker", "port", "system", "alerts", "status", "meta"];
@@ -26,21 +16,24 @@ const VARIABLE_PREFIX: &str = "FIELDPOST_";
 /// Ports of one gateway: each costs a task and 12 KiB.
 const PORTS_MAX: usize = 64;
 
-const DAY: Duration = Duration::from_secs(86_400);
-const HOUR: Duration = Duration::from_secs(3_600);
-const SECOND: Duration = Duration::from_secs(1);
-
 /// The whole configuration.
 pub(super) fn config(
     text: &str,
     env: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, ConfigErrors> {
-    let root: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| ConfigError::Syntax { why: error.to_string() })?;
+    let root: Table = text.parse().map_err(|error| syntax(text, &error))?;
     let mut document = Document { root, overrides: BTreeMap::new(), report: Report::default() };
     document.take_environment(env);
     document.read()
+}
+
+/// The place and the reason, without the line itself: it may be the one with the password.
+fn syntax(text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = &text[..error.span().map_or(0, |span| text.floor_char_boundary(span.start))];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let why = error.message().replace('\n', ", ");
+    ConfigError::Syntax { line, column, why }
 }
 
 struct Document {
@@ -78,23 +71,23 @@ impl Document {
     }
 
     fn read(mut self) -> Result<Config, ConfigErrors> {
-        let device = device(self.section("device"));
-        let outbox = outbox(self.section("outbox"));
-        let publish = publish(self.section("publish"));
+        let device = keys::device(self.section("device"));
+        let outbox = keys::outbox(self.section("outbox"));
+        let publish = keys::publish(self.section("publish"));
         let broker_given =
             self.root.contains_key("broker") || self.overrides.contains_key("broker");
-        let broker = if broker_given { broker(self.section("broker")) } else { None };
+        let broker = if broker_given { keys::broker(self.section("broker")) } else { None };
         let ports = self.ports();
-        let system = system(self.section("system"));
-        let alerts = alerts(self.section("alerts"));
-        let status = status(self.section("status"));
+        let system = keys::system(self.section("system"));
+        let alerts = keys::alerts(self.section("alerts"));
+        let status = keys::status(self.section("status"));
         let meta = self.meta(device.as_ref());
         self.unknown_sections();
         self.sources_exist(&ports, &system);
 
         let Report { errors, warnings, settings: effective } = self.report;
-        match (device, publish) {
-            (Some(device), Some(publish)) if errors.is_empty() => Ok(Config {
+        match device {
+            Some(device) if errors.is_empty() => Ok(Config {
                 device,
                 outbox,
                 publish,
@@ -167,7 +160,7 @@ impl Document {
                 _ => format!("port[{}]", index + 1),
             };
             let section = Section::new(path, "[[port]]", table, Overrides::new(), &mut self.report);
-            ports.extend(port(section, &ports));
+            ports.extend(keys::port(section, &ports));
         }
         ports
     }
@@ -270,284 +263,4 @@ fn sub_tables(table: Table, path: &str, report: &mut Report) -> Vec<(String, Tab
         }
     }
     tables
-}
-
-fn device(mut section: Section<'_>) -> Option<Device> {
-    let next = "give the gateway a name that no other gateway has, such as id = \"greenhouse-1\"";
-    let id = section.required("id", Kind::Text, next, parsed);
-    let name = section.optional("name", Kind::Text, filled);
-    let location = section.optional("location", Kind::Text, filled);
-    section.finish();
-    Some(Device { id: id?, name, location })
-}
-
-fn outbox(mut section: Section<'_>) -> Outbox {
-    let outbox = Outbox {
-        path: section.or("path", Kind::Text, "/var/lib/fieldpost/outbox.db", path),
-        commit_interval: section.or(
-            "commit_interval",
-            Kind::Text,
-            "1s",
-            duration(Duration::from_millis(50)..=60 * SECOND),
-        ),
-        retention_age: section.or(
-            "retention_age",
-            Kind::Text,
-            "7d",
-            duration(Duration::ZERO..=3_650 * DAY),
-        ),
-        retention_size: section.or("retention_size", Kind::Text, "64MB", size(0..=SIZE_MAX)),
-        size_max: section.or("size_max", Kind::Text, "1GB", size(SIZE_MIN..=SIZE_MAX)),
-        when_full: section.or("when_full", Kind::Text, "refuse", when_full),
-        queue_readings: section.or("queue_readings", Kind::Number, "8192", number(1..=1_000_000)),
-    };
-    if outbox.retention_size >= outbox.size_max {
-        section.warn("retention_size is not below outbox.size_max: acknowledged readings fill the outbox and then yield to new ones");
-    }
-    section.finish();
-    outbox
-}
-
-/// The reserve for events is 1 MiB; below this little is left for readings.
-const SIZE_MIN: u64 = 4 << 20;
-/// What the SQLite file may reach with its pages of 1 KiB.
-const SIZE_MAX: u64 = 1 << 40;
-
-fn publish(mut section: Section<'_>) -> Option<Publish> {
-    let publish_interval =
-        section.or("publish_interval", Kind::Text, "1s", duration(Duration::ZERO..=HOUR));
-    let batch_readings_max =
-        section.or("batch_readings_max", Kind::Number, "1000", number(1..=BATCH_READINGS_MAX));
-    let live_interval = section.or("live_interval", Kind::Text, "5s", |text| match text {
-        "off" => Ok(None),
-        text => duration(Duration::from_millis(100)..=HOUR)(text)
-            .map(Some)
-            .map_err(|why| format!("{why}, or \"off\"")),
-    });
-    let topics = section.or("topic_prefix", Kind::Text, "", Topics::new);
-    section.finish();
-    Some(Publish { publish_interval, batch_readings_max, live_interval, topics })
-}
-
-fn broker(mut section: Section<'_>) -> Option<Broker> {
-    let next = "write the broker's host name, such as host = \"broker.example.org\"; without a broker, leave out the section [broker] and every variable FIELDPOST_BROKER_*";
-    let host = section.required("host", Kind::Text, next, host);
-    let tls = section.or("tls", Kind::Bool, "true", boolean);
-    let default_port = if tls { "8883" } else { "1883" };
-    let port = section.or("port", Kind::Number, default_port, number(1..=u16::MAX));
-    let keep_alive = section.or("keep_alive", Kind::Text, "20s", |text| {
-        let duration = duration(5 * SECOND..=HOUR)(text)?;
-        if duration.subsec_millis() != 0 {
-            return Err("MQTT counts it in whole seconds, such as \"20s\"".to_owned());
-        }
-        Ok(duration)
-    });
-    let tls = if tls { tls_files(&mut section) } else { no_tls(&mut section) };
-    let login = login(&mut section);
-    if login.is_some() && tls.is_none() {
-        section.warn("tls = false: the password travels in the clear; set tls = true unless the broker is on this machine");
-    }
-    section.finish();
-    Some(Broker { host: host?, port, tls, login, keep_alive })
-}
-
-fn tls_files(section: &mut Section<'_>) -> Option<Tls> {
-    let ca = section.or("ca", Kind::Text, "system", |text| match text {
-        "system" => Ok(Ca::System),
-        text => path(text).map(Ca::File),
-    });
-    let cert = section.optional("client_cert", Kind::Text, path);
-    let key = section.optional("client_key", Kind::Text, path);
-    let client = match (cert, key) {
-        (Some(cert), Some(key)) => Some(ClientCert { cert, key }),
-        (None, None) => None,
-        _ => {
-            section.conflict(
-                "client_cert, broker.client_key",
-                "a client certificate needs its key: write both, or neither",
-            );
-            None
-        }
-    };
-    Some(Tls { ca, client })
-}
-
-fn no_tls(section: &mut Section<'_>) -> Option<Tls> {
-    for key in ["ca", "client_cert", "client_key"] {
-        if section.optional(key, Kind::Text, filled).is_some() {
-            section.conflict(
-                key,
-                "with broker.tls = false nothing is verified; remove this key, or set tls = true",
-            );
-        }
-    }
-    None
-}
-
-fn login(section: &mut Section<'_>) -> Option<Login> {
-    let given = section.has("password") || section.has("password_file");
-    let username = section.optional("username", Kind::Text, filled);
-    let password = section.secret("password");
-    let file = section.optional("password_file", Kind::Text, path);
-    let password = match (password, file) {
-        (Some(_), Some(_)) => {
-            section.conflict(
-                "password, broker.password_file",
-                "the password stands twice; remove one of them",
-            );
-            return None;
-        }
-        (Some(password), None) => Some(Password::Text(password)),
-        (None, file) => file.map(Password::File),
-    };
-    match (username, password) {
-        (Some(username), Some(password)) => Some(Login { username, password }),
-        (None, None) => None,
-        (Some(_), None) if given => None,
-        (Some(_), None) => {
-            section
-                .conflict("username", "a user name needs broker.password or broker.password_file");
-            None
-        }
-        (None, Some(_)) => {
-            section.conflict("password", "a password needs broker.username");
-            None
-        }
-    }
-}
-
-fn port(mut section: Section<'_>, others: &[PortConfig]) -> Option<PortConfig> {
-    let name = "name the port; lines that name no source get this one, such as name = \"fruiting\"";
-    let name = section.required("name", Kind::Text, name, |text| {
-        check_source(text).map_err(|error| error.to_string())?;
-        Ok(text.to_owned())
-    });
-    let next = "write the device's path, such as path = \"/dev/serial/by-id/...\"; `ls /dev/serial/by-id` shows what is plugged in";
-    let device = section.required("path", Kind::Text, next, path);
-    let baud = section.or("baud", Kind::Number, "115200", number(50..=4_000_000));
-    let format = section.or("format", Kind::Text, "native", Format::from_str);
-    let checksum_default = match format {
-        Format::Native => "required",
-        Format::Json => "optional",
-    };
-    let checksum = section.or("checksum", Kind::Text, checksum_default, Checksum::from_str);
-    let reset_on_open = section.or("reset_on_open", Kind::Bool, "true", boolean);
-    let (Some(name), Some(device)) = (name, device) else {
-        section.finish();
-        return None;
-    };
-    if others.iter().any(|other| *other.name == *name) {
-        section.conflict("name", &format!("two ports are named {name:?}; give each its own name"));
-    }
-    if let Some(other) = others.iter().find(|other| other.path == device) {
-        let why =
-            format!("the port {:?} has the same path; a device can be read only once", other.name);
-        section.conflict("path", &why);
-    }
-    let renamed = ["/dev/ttyUSB", "/dev/ttyACM"]
-        .iter()
-        .any(|start| device.to_string_lossy().starts_with(start));
-    if renamed {
-        section.warn(&format!(
-            "path = {:?}: this name may belong to another device after the next start; `ls -l /dev/serial/by-id` shows the stable one",
-            device.display()
-        ));
-    }
-    section.finish();
-    Some(PortConfig { name: name.into(), path: device, baud, format, checksum, reset_on_open })
-}
-
-fn system(mut section: Section<'_>) -> System {
-    let enabled = section.or("enabled", Kind::Bool, "true", boolean);
-    let interval = section.or("interval", Kind::Text, "60s", duration(SECOND..=DAY));
-    section.finish();
-    System { enabled, interval }
-}
-
-fn alerts(mut section: Section<'_>) -> Alerts {
-    let range = 10 * SECOND..=7 * DAY;
-    let no_sync_ack_after =
-        section.or("no_sync_ack_after", Kind::Text, "10m", duration(range.clone()));
-    let clock_unsynced_after =
-        section.or("clock_unsynced_after", Kind::Text, "10m", duration(range));
-    section.finish();
-    Alerts { no_sync_ack_after, clock_unsynced_after }
-}
-
-fn status(mut section: Section<'_>) -> Status {
-    let file = section.or("file", Kind::Text, "/run/fieldpost/status.json", |text| match text {
-        "" => Ok(None),
-        text => path(text).map(Some),
-    });
-    let heartbeat = section.or("heartbeat", Kind::Text, "60s", duration(5 * SECOND..=HOUR));
-    section.finish();
-    Status { file, heartbeat }
-}
-
-fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error: T::Err| error.to_string())
-}
-
-fn boolean(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "allowed are true and false".to_owned())
-}
-
-fn number<T: FromStr + PartialOrd + Display>(
-    range: RangeInclusive<T>,
-) -> impl Fn(&str) -> Result<T, String> {
-    move |text| {
-        let allowed =
-            || format!("allowed are whole numbers from {} to {}", range.start(), range.end());
-        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(allowed)
-    }
-}
-
-fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> {
-    move |text| {
-        let (min, max) = (duration_text(*range.start()), duration_text(*range.end()));
-        let duration =
-            parse_duration(text).map_err(|why| format!("{why}; allowed are {min} to {max}"))?;
-        if !range.contains(&duration) {
-            return Err(format!("allowed are {min} to {max}"));
-        }
-        Ok(duration)
-    }
-}
-
-fn size(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> {
-    move |text| {
-        let (min, max) = (size_text(*range.start()), size_text(*range.end()));
-        let size = parse_size(text).map_err(|why| format!("{why}; allowed are {min} to {max}"))?;
-        if !range.contains(&size) {
-            return Err(format!("allowed are {min} to {max}"));
-        }
-        Ok(size)
-    }
-}
-
-fn when_full(text: &str) -> Result<WhenFull, String> {
-    match text {
-        "refuse" => Ok(WhenFull::Refuse),
-        "drop_oldest" => Ok(WhenFull::DropOldest),
-        _ => Err("allowed are \"refuse\" (new readings) and \"drop_oldest\"".to_owned()),
-    }
-}
-
-fn host(text: &str) -> Result<String, String> {
-    if text.contains("://") {
-        return Err("write the host name alone; port and tls are keys of their own".to_owned());
-    }
-    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-    if text.is_empty() || text.len() > 253 || text.contains(bad) {
-        return Err("write a host name or an address, such as \"broker.example.org\"".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    match text {
-        "" => Err("it is empty; write the path of a file".to_owned()),
-        text if text.contains('\0') => Err("a path cannot contain NUL".to_owned()),
-        text => Ok(PathBuf::from(text)),
-    }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use toml::{Table, Value};
 
 use super::ConfigError;
+use super::allowed::filled;
 
 /// How a value is written in the file. In the environment all are text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,20 +249,12 @@ const HIDDEN: &str = "\"(hidden)\"";
 /// A value is shown in a message up to here.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// Text that is not empty.
-pub(super) fn filled(text: &str) -> Result<String, String> {
-    match text {
-        "" => Err("it is empty; write a value, or leave the key out".to_owned()),
-        text => Ok(text.to_owned()),
-    }
-}
-
 /// "Did you mean" for a near miss, else what exists.
 pub(super) fn suggest(wrong: &str, known: &[&str], list: &str) -> String {
     let near = known
         .iter()
         .map(|name| (strsim::damerau_levenshtein(&wrong.to_lowercase(), name), name))
-        .filter(|(distance, name)| *distance <= name.len().div_ceil(3))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 6)
         .min_by_key(|(distance, _)| *distance);
     match near {
         Some((_, name)) => format!("Did you mean {name}?"),

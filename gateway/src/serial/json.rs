@@ -198,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_nothing_but_objects_is_refused_and_no_stack_overflows() {
+        let line = "{\"a\":".repeat(800) + "1" + &"}".repeat(800);
+        assert_eq!(reading(&line), Err(Refusal::JsonDepth("a.a.a.a".into())));
+        assert!(matches!(reading(&"[".repeat(4_096)), Err(Refusal::Json(_))));
+        let arrays = format!("{{\"a\":{}", "[".repeat(4_000));
+        assert!(reading(&arrays).is_err());
+    }
+
+    #[test]
     fn no_end_of_an_object_is_an_object() {
         let line = r#"{"source":"air","a":{"b":{"c":"x{\"y\":1}"}},"t":24.5}"#;
         for start in 1..line.len() {

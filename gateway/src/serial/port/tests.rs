@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{ControlModes, OptionalActions, tcgetattr, tcsetattr};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -27,6 +27,8 @@ impl Board {
         unlockpt(&master).unwrap();
         let mut modes = tcgetattr(&master).unwrap();
         modes.make_raw();
+        // As serial drivers have it: the last close drops DTR.
+        modes.control_modes.insert(ControlModes::HUPCL);
         tcsetattr(&master, OptionalActions::Now, &modes).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         // As udev does it: the new link takes the old one's place at once.
@@ -34,6 +36,11 @@ impl Board {
         symlink(name.to_str().unwrap(), &new).unwrap();
         std::fs::rename(&new, link).unwrap();
         Board(File::from(master))
+    }
+
+    /// Whether the next close drops DTR, so that the next opening resets an Uno.
+    fn hangs_up_on_close(&self) -> bool {
+        tcgetattr(&self.0).unwrap().control_modes.contains(ControlModes::HUPCL)
     }
 
     fn write(&mut self, text: &str) {
@@ -164,7 +171,7 @@ async fn a_board_that_is_unplugged_in_the_middle_of_a_line_is_found_again() {
 
 #[tokio::test]
 async fn a_board_that_is_plugged_in_later_is_missed_once_and_then_read() {
-    let (mut bench, _) = Bench::start(10, false, |port| port.reset_on_open = false);
+    let (mut bench, _) = Bench::start(10, false, |_| {});
     let reason = bench.lost().await;
     assert!(reason.contains("is it plugged in?"), "{reason}");
     let mut board = Board::plug(&bench.link);
@@ -173,6 +180,16 @@ async fn a_board_that_is_plugged_in_later_is_missed_once_and_then_read() {
     assert_eq!(bench.reading().await, r#"fruiting {"temp":1}"#);
     assert_eq!(bench.handle.counters.snapshot().reopened, 0);
     bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn dtr_stays_up_where_the_board_is_not_to_be_reset() {
+    for reset_on_open in [true, false] {
+        let (mut bench, board) = Bench::start(10, true, |port| port.reset_on_open = reset_on_open);
+        bench.opened().await;
+        assert_eq!(board.unwrap().hangs_up_on_close(), reset_on_open);
+        bench.handle.stop().await;
+    }
 }
 
 #[tokio::test]

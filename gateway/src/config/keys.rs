@@ -1,0 +1,237 @@
+//! The keys of each section: name, default and range.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use fieldpost_protocol::{BATCH_READINGS_MAX, Topics, check_source};
+
+use super::allowed::{boolean, duration, filled, host, number, parsed, path, size, when_full};
+use super::section::{Kind, Section};
+use super::{
+    Alerts, Broker, Ca, ClientCert, Device, Login, Outbox, Password, PortConfig, Publish, Status,
+    System, Tls,
+};
+use crate::serial::{Checksum, Format};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// The reserve for events is 1 MiB; below this little is left for readings.
+const SIZE_MIN: u64 = 4 << 20;
+/// What the SQLite file may reach with its pages of 1 KiB.
+const SIZE_MAX: u64 = 1 << 40;
+
+/// `[device]`; `None` is reported.
+pub(super) fn device(mut section: Section<'_>) -> Option<Device> {
+    let next = "give the gateway a name that no other gateway has, such as id = \"greenhouse-1\"";
+    let id = section.required("id", Kind::Text, next, parsed);
+    let name = section.optional("name", Kind::Text, filled);
+    let location = section.optional("location", Kind::Text, filled);
+    section.finish();
+    Some(Device { id: id?, name, location })
+}
+
+/// `[outbox]`
+pub(super) fn outbox(mut section: Section<'_>) -> Outbox {
+    let outbox = Outbox {
+        path: section.or("path", Kind::Text, "/var/lib/fieldpost/outbox.db", path),
+        commit_interval: section.or(
+            "commit_interval",
+            Kind::Text,
+            "1s",
+            duration(Duration::from_millis(50)..=60 * SECOND),
+        ),
+        retention_age: section.or(
+            "retention_age",
+            Kind::Text,
+            "7d",
+            duration(Duration::ZERO..=3_650 * DAY),
+        ),
+        retention_size: section.or("retention_size", Kind::Text, "64MB", size(0..=SIZE_MAX)),
+        size_max: section.or("size_max", Kind::Text, "1GB", size(SIZE_MIN..=SIZE_MAX)),
+        when_full: section.or("when_full", Kind::Text, "refuse", when_full),
+        queue_readings: section.or("queue_readings", Kind::Number, "8192", number(1..=1_000_000)),
+    };
+    if outbox.retention_size >= outbox.size_max {
+        section.warn("retention_size is not below outbox.size_max: acknowledged readings fill the outbox and then yield to new ones");
+    }
+    section.finish();
+    outbox
+}
+
+/// `[publish]`
+pub(super) fn publish(mut section: Section<'_>) -> Publish {
+    let publish_interval =
+        section.or("publish_interval", Kind::Text, "1s", duration(Duration::ZERO..=HOUR));
+    let batch_readings_max =
+        section.or("batch_readings_max", Kind::Number, "1000", number(1..=BATCH_READINGS_MAX));
+    let live_interval = section.or("live_interval", Kind::Text, "5s", |text| match text {
+        "off" => Ok(None),
+        text => duration(Duration::from_millis(100)..=HOUR)(text)
+            .map(Some)
+            .map_err(|why| format!("{why}, or \"off\"")),
+    });
+    let topics = section.or("topic_prefix", Kind::Text, "", Topics::new);
+    section.finish();
+    Publish { publish_interval, batch_readings_max, live_interval, topics }
+}
+
+/// `[broker]`; `None` is reported.
+pub(super) fn broker(mut section: Section<'_>) -> Option<Broker> {
+    let next = "write the broker's host name, such as host = \"broker.example.org\"; without a broker, leave out the section [broker] and every variable FIELDPOST_BROKER_*";
+    let host = section.required("host", Kind::Text, next, host);
+    let tls = section.or("tls", Kind::Bool, "true", boolean);
+    let default_port = if tls { "8883" } else { "1883" };
+    let port = section.or("port", Kind::Number, default_port, number(1..=u16::MAX));
+    let keep_alive = section.or("keep_alive", Kind::Text, "20s", |text| {
+        let duration = duration(5 * SECOND..=HOUR)(text)?;
+        if duration.subsec_millis() != 0 {
+            return Err("MQTT counts it in whole seconds, such as \"20s\"".to_owned());
+        }
+        Ok(duration)
+    });
+    let tls = if tls { tls_files(&mut section) } else { no_tls(&mut section) };
+    let login = login(&mut section);
+    if login.is_some() && tls.is_none() {
+        section.warn("tls = false: the password travels in the clear; set tls = true unless the broker is on this machine");
+    }
+    section.finish();
+    Some(Broker { host: host?, port, tls, login, keep_alive })
+}
+
+fn tls_files(section: &mut Section<'_>) -> Option<Tls> {
+    let ca = section.or("ca", Kind::Text, "system", |text| match text {
+        "system" => Ok(Ca::System),
+        text => path(text).map(Ca::File),
+    });
+    let cert = section.optional("client_cert", Kind::Text, path);
+    let key = section.optional("client_key", Kind::Text, path);
+    let client = match (cert, key) {
+        (Some(cert), Some(key)) => Some(ClientCert { cert, key }),
+        (None, None) => None,
+        _ => {
+            section.conflict(
+                "client_cert, broker.client_key",
+                "a client certificate needs its key: write both, or neither",
+            );
+            None
+        }
+    };
+    Some(Tls { ca, client })
+}
+
+fn no_tls(section: &mut Section<'_>) -> Option<Tls> {
+    for key in ["ca", "client_cert", "client_key"] {
+        if section.optional(key, Kind::Text, filled).is_some() {
+            section.conflict(
+                key,
+                "with broker.tls = false nothing is verified; remove this key, or set tls = true",
+            );
+        }
+    }
+    None
+}
+
+fn login(section: &mut Section<'_>) -> Option<Login> {
+    let given = section.has("password") || section.has("password_file");
+    let username = section.optional("username", Kind::Text, filled);
+    let password = section.secret("password");
+    let file = section.optional("password_file", Kind::Text, path);
+    let password = match (password, file) {
+        (Some(_), Some(_)) => {
+            section.conflict(
+                "password, broker.password_file",
+                "the password stands twice; remove one of them",
+            );
+            return None;
+        }
+        (Some(password), None) => Some(Password::Text(password)),
+        (None, file) => file.map(Password::File),
+    };
+    match (username, password) {
+        (Some(username), Some(password)) => Some(Login { username, password }),
+        (None, None) => None,
+        (Some(_), None) if given => None,
+        (Some(_), None) => {
+            section
+                .conflict("username", "a user name needs broker.password or broker.password_file");
+            None
+        }
+        (None, Some(_)) => {
+            section.conflict("password", "a password needs broker.username");
+            None
+        }
+    }
+}
+
+/// One `[[port]]`, whose name and path no other has; `None` is reported.
+pub(super) fn port(mut section: Section<'_>, others: &[PortConfig]) -> Option<PortConfig> {
+    let name = "name the port; lines that name no source get this one, such as name = \"fruiting\"";
+    let name = section.required("name", Kind::Text, name, |text| {
+        check_source(text).map_err(|error| error.to_string())?;
+        Ok(text.to_owned())
+    });
+    let next = "write the device's path, such as path = \"/dev/serial/by-id/...\"; `ls /dev/serial/by-id` shows what is plugged in";
+    let device = section.required("path", Kind::Text, next, path);
+    let baud = section.or("baud", Kind::Number, "115200", number(50..=4_000_000));
+    let format = section.or("format", Kind::Text, "native", Format::from_str);
+    let checksum_default = match format {
+        Format::Native => "required",
+        Format::Json => "optional",
+    };
+    let checksum = section.or("checksum", Kind::Text, checksum_default, Checksum::from_str);
+    let reset_on_open = section.or("reset_on_open", Kind::Bool, "true", boolean);
+    let (Some(name), Some(device)) = (name, device) else {
+        section.finish();
+        return None;
+    };
+    if others.iter().any(|other| *other.name == *name) {
+        section.conflict("name", &format!("two ports are named {name:?}; give each its own name"));
+    }
+    if let Some(other) = others.iter().find(|other| other.path == device) {
+        let why =
+            format!("the port {:?} has the same path; a device can be read only once", other.name);
+        section.conflict("path", &why);
+    }
+    let renamed = ["/dev/ttyUSB", "/dev/ttyACM"]
+        .iter()
+        .any(|start| device.to_string_lossy().starts_with(start));
+    if renamed {
+        section.warn(&format!(
+            "path = {:?}: this name may belong to another device after the next start; `ls -l /dev/serial/by-id` shows the stable one",
+            device.display()
+        ));
+    }
+    section.finish();
+    Some(PortConfig { name: name.into(), path: device, baud, format, checksum, reset_on_open })
+}
+
+/// `[system]`
+pub(super) fn system(mut section: Section<'_>) -> System {
+    let enabled = section.or("enabled", Kind::Bool, "true", boolean);
+    let interval = section.or("interval", Kind::Text, "60s", duration(SECOND..=DAY));
+    section.finish();
+    System { enabled, interval }
+}
+
+/// `[alerts]`
+pub(super) fn alerts(mut section: Section<'_>) -> Alerts {
+    let range = 10 * SECOND..=7 * DAY;
+    let no_sync_ack_after =
+        section.or("no_sync_ack_after", Kind::Text, "10m", duration(range.clone()));
+    let clock_unsynced_after =
+        section.or("clock_unsynced_after", Kind::Text, "10m", duration(range));
+    section.finish();
+    Alerts { no_sync_ack_after, clock_unsynced_after }
+}
+
+/// `[status]`
+pub(super) fn status(mut section: Section<'_>) -> Status {
+    let file = section.or("file", Kind::Text, "/run/fieldpost/status.json", |text| match text {
+        "" => Ok(None),
+        text => path(text).map(Some),
+    });
+    let heartbeat = section.or("heartbeat", Kind::Text, "60s", duration(5 * SECOND..=HOUR));
+    section.finish();
+    Status { file, heartbeat }
+}
