@@ -183,7 +183,7 @@ fn parse_since(query: &Query, text: &str) -> anyhow::Result<i64> {
 
 fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
     crate::run::check_files(config)?;
-    SqliteStore::open(&config.storage)?;
+    Query::open(&config.storage)?;
     print::text(&format!("{}: good\n", path.display()))
 }
 

@@ -183,13 +183,16 @@ impl Driver {
                 self.link(role).connection = Some(connection);
                 self.announce();
             }
-            Event::Disconnected { reason, retry_in, .. } => {
+            Event::Disconnected { connection, reason, retry_in } => {
                 let seconds = retry_in.as_secs_f64();
                 tracing::info!(
                     connection = role.as_str(),
                     "not connected: {reason}; next try in {seconds:.1} s"
                 );
-                self.handle_lost(role);
+                // Not a try that failed, nor the end of one that we have dropped ourselves.
+                if connection.is_some() && connection == self.link(role).connection {
+                    self.handle_lost(role);
+                }
             }
             Event::Message(delivery) => self.handle_message(role, delivery),
             // Room in the window: `flush` follows each event.
@@ -202,7 +205,8 @@ impl Driver {
         self.link(role).connection = None;
         self.online = false;
         self.outbound.clear();
-        self.held.retain(|_, held| held.role != role);
+        // The broker sends them again, and what is on its way to storage is stored.
+        self.held.clear();
         for link in &mut self.links {
             // Forgotten at once: what it reports of its end must not end the others again.
             if link.connection.take().is_some() {

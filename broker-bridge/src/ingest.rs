@@ -13,12 +13,11 @@
 mod parse;
 mod work;
 
-pub use parse::Work;
-
 use fieldpost_protocol::{DeviceId, State, SyncAcks, Topic};
 
 use crate::engine::Engine;
 use crate::store::{Alarm, Identity, Store, StoreError, Txn};
+use parse::Work;
 use work::Round;
 
 /// Messages that one transaction takes at most: enough that the fsync is shared, few enough
@@ -70,7 +69,7 @@ pub fn ingest<S: Store>(
     messages: &[Incoming],
     now: i64,
 ) -> Ingested {
-    let work: Vec<Work> = messages.iter().map(parse::parse).collect();
+    let work: Vec<Work<'_>> = messages.iter().map(parse::parse).collect();
     let mut done = Ingested { committed: vec![false; work.len()], ..Ingested::default() };
     let all: Vec<usize> = (0..work.len()).collect();
     match transact(store, engine, &work, &all, None, now) {
@@ -85,7 +84,7 @@ pub fn ingest<S: Store>(
 fn one_by_one<S: Store>(
     store: &mut S,
     engine: &Engine,
-    work: &[Work],
+    work: &[Work<'_>],
     now: i64,
     done: &mut Ingested,
 ) {
@@ -113,7 +112,7 @@ fn one_by_one<S: Store>(
 fn transact<S: Store>(
     store: &mut S,
     engine: &Engine,
-    work: &[Work],
+    work: &[Work<'_>],
     which: &[usize],
     refused: Option<&str>,
     now: i64,

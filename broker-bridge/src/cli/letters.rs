@@ -43,7 +43,7 @@ pub(super) enum Command {
 pub(super) fn execute(storage: &Path, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List { json } => print::rows(&Query::open(storage)?.dead_letters()?, json),
-        Command::Show { id, json } => show(&DeadLetters::open(storage)?.show(id)?, json),
+        Command::Show { id, json } => show(&Query::open(storage)?.dead_letter(id)?, json),
         Command::Retry { id, json } => {
             let rows = DeadLetters::open(storage)?.retry(id)?;
             done(id, "stored", rows, json)

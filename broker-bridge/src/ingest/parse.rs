@@ -8,9 +8,9 @@ use crate::store::Alarm;
 
 /// What a message asks for.
 #[derive(Debug)]
-pub enum Work {
+pub(super) enum Work<'m> {
     /// A batch of a valid envelope.
-    Batch(Box<Batch>),
+    Batch(Box<Batch<'m>>),
     /// A page of a hello.
     Hello(DeviceId, Hello),
     /// A device's status or last will.
@@ -36,18 +36,18 @@ pub enum Work {
 
 /// A batch of a valid envelope, its body judged.
 #[derive(Debug)]
-pub struct Batch {
+pub(super) struct Batch<'m> {
     /// The envelope, with the body.
-    pub envelope: Envelope,
+    pub(super) envelope: Envelope,
     /// It came by `command_acks`.
-    pub command_ack: bool,
+    pub(super) command_ack: bool,
     /// Its rows, or why it has none.
-    pub content: Result<Content, Poison>,
+    pub(super) content: Result<Content, Poison>,
     /// As it came.
-    pub message: Vec<u8>,
+    pub(super) message: &'m [u8],
 }
 
-pub(super) fn parse(message: &Incoming) -> Work {
+pub(super) fn parse(message: &Incoming) -> Work<'_> {
     let Incoming { topic, payload, retained } = message;
     match topic {
         Topic::SensorData(_) | Topic::Alerts(_) | Topic::CommandAcks(_) | Topic::Hello(_)
@@ -73,7 +73,7 @@ pub(super) fn parse(message: &Incoming) -> Work {
     }
 }
 
-fn batch(device: &DeviceId, payload: &[u8], stream: Stream, command_ack: bool) -> Work {
+fn batch<'m>(device: &DeviceId, payload: &'m [u8], stream: Stream, command_ack: bool) -> Work<'m> {
     let envelope = match Envelope::decode(payload) {
         Ok(envelope) => envelope,
         Err(error) => return bad(device, "batch_invalid", error.to_string()),
@@ -90,11 +90,10 @@ fn batch(device: &DeviceId, payload: &[u8], stream: Stream, command_ack: bool) -
         Stream::Readings => judge_readings(&envelope, envelope.base),
         Stream::Events => judge_event(&envelope, envelope.base, command_ack),
     };
-    let message = payload.to_vec();
-    Work::Batch(Box::new(Batch { envelope, command_ack, content, message }))
+    Work::Batch(Box::new(Batch { envelope, command_ack, content, message: payload }))
 }
 
-fn hello(device: &DeviceId, payload: &[u8]) -> Work {
+fn hello(device: &DeviceId, payload: &[u8]) -> Work<'static> {
     match Hello::decode(payload) {
         Ok(hello) if hello.no > i64::MAX as u64 => {
             bad(device, "hello_invalid", format!("its number {} is too large", hello.no))
@@ -104,7 +103,7 @@ fn hello(device: &DeviceId, payload: &[u8]) -> Work {
     }
 }
 
-fn status(device: &DeviceId, payload: &[u8], retained: bool) -> Work {
+fn status(device: &DeviceId, payload: &[u8], retained: bool) -> Work<'static> {
     // Cleared by an operator: nothing is known.
     if payload.is_empty() {
         return Work::Nothing;
@@ -143,7 +142,7 @@ fn without_nul(mut meta: Meta) -> Meta {
     meta
 }
 
-fn bad(device: &DeviceId, kind: &'static str, why: String) -> Work {
+fn bad(device: &DeviceId, kind: &'static str, why: String) -> Work<'static> {
     let message = why.replace('\0', "\u{fffd}").chars().take(500).collect();
     Work::Bad(device.clone(), Alarm { kind, about: device.to_string(), message })
 }

@@ -65,9 +65,9 @@ impl<'a, T: Txn> Round<'a, T> {
     /// once and two bridges lock in the same order; then everything else as it came.
     pub(super) fn run<'w>(
         &mut self,
-        work: impl Iterator<Item = &'w Work>,
+        work: impl Iterator<Item = &'w Work<'w>>,
     ) -> Result<(), StoreError> {
-        let mut streams: BTreeMap<(&DeviceId, StreamKey), Vec<&Batch>> = BTreeMap::new();
+        let mut streams: BTreeMap<(&DeviceId, StreamKey), Vec<&Batch<'_>>> = BTreeMap::new();
         let mut rest = Vec::new();
         for item in work {
             match item {
@@ -102,7 +102,7 @@ impl<'a, T: Txn> Round<'a, T> {
         Ok(self.outcome)
     }
 
-    fn other(&mut self, work: &Work) -> Result<(), StoreError> {
+    fn other(&mut self, work: &Work<'_>) -> Result<(), StoreError> {
         match work {
             Work::Hello(device, hello) => self.hello(device, hello),
             Work::Status { device, online, json, retained } => {
@@ -151,7 +151,7 @@ impl<'a, T: Txn> Round<'a, T> {
         &mut self,
         device: &DeviceId,
         key: StreamKey,
-        batches: &[&Batch],
+        batches: &[&Batch<'_>],
     ) -> Result<(), StoreError> {
         let at = self.heard(device, true)?;
         let mut locked = self.txn.lock_stream(at, key)?;
@@ -182,7 +182,7 @@ impl<'a, T: Txn> Round<'a, T> {
         &mut self,
         device: DeviceRef,
         locked: &mut LockedStream,
-        batch: &Batch,
+        batch: &Batch<'_>,
     ) -> Result<bool, StoreError> {
         let envelope = &batch.envelope;
         let before = locked.row.coverage.clone();
@@ -217,7 +217,7 @@ impl<'a, T: Txn> Round<'a, T> {
             stream: locked.stream,
             runs: &runs,
             command_ack: batch.command_ack,
-            message: &batch.message,
+            message: batch.message,
             reason: &poison.0,
             received: self.now,
         })?;
@@ -230,7 +230,7 @@ impl<'a, T: Txn> Round<'a, T> {
         &mut self,
         device: DeviceRef,
         locked: &LockedStream,
-        batch: &Batch,
+        batch: &Batch<'_>,
         content: &Content,
         runs: &[Run],
     ) -> Result<Result<(), Poison>, StoreError> {

@@ -12,5 +12,6 @@ mod deadletters;
 mod hellos;
 mod model;
 mod opening;
+mod running;
 mod storing;
 mod support;

@@ -66,11 +66,6 @@ impl DeadLetters {
         Ok(DeadLetters { db: open::read_write(path)? })
     }
 
-    /// One of them, whole.
-    pub fn show(&self, id: i64) -> Result<DeadLetter, DeadLetterError> {
-        load(&self.db, id)
-    }
-
     /// Takes an open one again. Returns how many rows are stored now.
     pub fn retry(&mut self, id: i64) -> Result<u64, DeadLetterError> {
         let txn = self.begin()?;
@@ -132,7 +127,8 @@ fn rows(runs: &[Run]) -> u64 {
     runs.iter().map(|(lo, hi)| hi - lo + 1).sum()
 }
 
-fn load(db: &rusqlite::Connection, id: i64) -> Result<DeadLetter, DeadLetterError> {
+/// One of them, whole.
+pub(super) fn load(db: &rusqlite::Connection, id: i64) -> Result<DeadLetter, DeadLetterError> {
     let sql = "SELECT stream, seqs, topic, message, reason FROM dead_letter WHERE id = ?1";
     let read = |row: &rusqlite::Row<'_>| {
         let seqs: String = row.get(1)?;

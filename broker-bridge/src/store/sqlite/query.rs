@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::super::{Identity, StoreError};
-use super::{OpenError, identity, open, store_error};
+use super::{DeadLetter, DeadLetterError, OpenError, deadletter, identity, open, store_error};
 
 /// The rows of an answer.
 pub type Rows = Vec<Row>;
@@ -141,6 +141,11 @@ impl Query {
         self.rows("SELECT * FROM dead_letters ORDER BY id", [])
     }
 
+    /// One dead letter, whole.
+    pub fn dead_letter(&self, id: i64) -> Result<DeadLetter, DeadLetterError> {
+        deadletter::load(&self.db, id)
+    }
+
     /// The newest readings of a filter, in order of time. Source by source, since that is
     /// how the index has them: the rest of the table is never touched.
     pub fn readings(&self, filter: &ReadingFilter) -> Result<Rows, StoreError> {
@@ -170,6 +175,10 @@ impl Query {
 
     /// A date that people write, such as `2026-11-21 08:00`, in Unix ms; UTC.
     pub fn parse_date(&self, text: &str) -> Option<i64> {
+        // A bare number would be a Julian day.
+        if !text.contains('-') {
+            return None;
+        }
         let sql = "SELECT CAST(round(unixepoch(?1, 'subsec') * 1000) AS INTEGER)";
         self.db.query_row(sql, [text], |row| row.get(0)).optional().ok().flatten().flatten()
     }
