@@ -328,6 +328,7 @@ impl Driver {
     pub(crate) async fn finish(&mut self) -> Result<(), Gone> {
         let acked = self.engine.acked_streams();
         self.outbox.call(move |outbox| outbox.set_acked(&acked)).await?;
+        self.report().await?;
         self.publish_offline();
         if let Some(session) = self.session.take() {
             session.close().await;

@@ -1,0 +1,372 @@
+//! One installation in a folder: certificates, configurations, broker, gateway and bridge.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use fieldpost_embedded_broker::{Config as BrokerConfig, EmbeddedBroker, TlsPaths};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+use crate::relay::Relay;
+
+/// In the environment of a process that is to be the gateway or the bridge.
+pub const ROLE: &str = "DEMO_ROLE";
+/// The device of the demo.
+pub const DEVICE: &str = "greenhouse-1";
+/// The bridge of the demo.
+pub const BRIDGE: &str = "bridge-1";
+/// How long an orderly end may take before the process is killed.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Which programs to run.
+#[derive(Debug, Clone)]
+pub enum Programs {
+    /// This very binary, which becomes what [`ROLE`] says.
+    Myself,
+    /// Two files.
+    Files {
+        /// The gateway.
+        gateway: PathBuf,
+        /// The bridge.
+        bridge: PathBuf,
+    },
+}
+
+/// What differs from the shipped defaults.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which programs to run.
+    pub programs: Programs,
+    /// The serial port; `None`: the link that [`World::port`] names.
+    pub serial: Option<PathBuf>,
+    /// Lines without a checksum are taken.
+    pub checksum_optional: bool,
+    /// Bits per second.
+    pub baud: u32,
+    /// More lines for sections of `gateway.toml`: (section, line).
+    pub gateway: Vec<(&'static str, String)>,
+    /// The gateway knows of a broker.
+    pub broker: bool,
+}
+
+impl Settings {
+    /// The shipped defaults.
+    pub fn new(programs: Programs) -> Settings {
+        let (serial, gateway) = (None, Vec::new());
+        Settings { programs, serial, checksum_optional: false, baud: 115_200, gateway, broker: true }
+    }
+}
+
+/// A process that ends with this value.
+pub struct Process {
+    name: &'static str,
+    child: Child,
+}
+
+/// See the module. Dropping it ends everything.
+pub struct World {
+    dir: PathBuf,
+    settings: Settings,
+    broker: Option<EmbeddedBroker>,
+    broker_address: SocketAddr,
+    relay: Relay,
+    /// The running gateway.
+    pub gateway: Option<Process>,
+    /// The running bridge.
+    pub bridge: Option<Process>,
+}
+
+impl World {
+    /// Makes certificates, configurations and an empty storage in `dir`, and starts the
+    /// broker; gateway and bridge are started by the caller.
+    ///
+    /// # Errors
+    /// Whatever cannot be made, with its name.
+    pub fn new(dir: &Path, settings: Settings) -> anyhow::Result<World> {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let request = fieldpost_certs::Request {
+            bridge: BRIDGE.to_owned(),
+            devices: vec![DEVICE.to_owned()],
+            ..fieldpost_certs::Request::default()
+        };
+        fieldpost_certs::issue(&dir.join("certs"), &request).context("making certificates")?;
+        let broker = start_broker(&dir, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let broker_address = broker.local_addr();
+        let relay = Relay::start(broker_address)?;
+        let (broker, gateway, bridge) = (Some(broker), None, None);
+        let world = World { dir, settings, broker, broker_address, relay, gateway, bridge };
+        world.write_gateway_config()?;
+        world.write_bridge_config()?;
+        if !world.storage().exists() {
+            world.run_bridge(&["init"])?;
+        }
+        Ok(world)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The gateway's outbox.
+    pub fn outbox(&self) -> PathBuf {
+        self.dir.join("outbox.db")
+    }
+
+    /// The bridge's storage.
+    pub fn storage(&self) -> PathBuf {
+        self.dir.join("bridge.db")
+    }
+
+    /// Where the gateway reads: the link that a [`Board`](crate::board::Board) makes, or the real port.
+    pub fn port(&self) -> PathBuf {
+        self.settings.serial.clone().unwrap_or_else(|| self.dir.join("ttyDEMO"))
+    }
+
+    /// The broker's address.
+    pub fn broker_address(&self) -> SocketAddr {
+        self.broker_address
+    }
+
+    /// Bytes on the wire between gateway and broker: up, down.
+    pub fn wire_bytes(&self) -> (u64, u64) {
+        self.relay.bytes()
+    }
+
+    /// The gateway's log.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
+    }
+
+    /// Lets the gateway know of the broker from its next start on, or not.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn set_broker(&mut self, known: bool) -> anyhow::Result<()> {
+        self.settings.broker = known;
+        self.write_gateway_config()
+    }
+
+    /// Starts the gateway.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_gateway(&mut self) -> anyhow::Result<()> {
+        ensure!(self.gateway.is_none(), "the gateway runs already");
+        self.gateway = Some(self.spawn("gateway")?);
+        Ok(())
+    }
+
+    /// Starts the bridge.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_bridge(&mut self) -> anyhow::Result<()> {
+        ensure!(self.bridge.is_none(), "the bridge runs already");
+        self.bridge = Some(self.spawn("bridge")?);
+        Ok(())
+    }
+
+    /// The program that has ended by itself, if any.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn ended(&mut self) -> anyhow::Result<Option<(&'static str, std::process::ExitStatus)>> {
+        for process in [&mut self.gateway, &mut self.bridge].into_iter().flatten() {
+            if let Some(status) = process.child.try_wait()? {
+                return Ok(Some((process.name, status)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stops the broker: connections break, and everything that it held is gone.
+    pub fn stop_broker(&mut self) {
+        if let Some(broker) = self.broker.take() {
+            broker.stop();
+        }
+    }
+
+    /// Starts the broker again, on the same port.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub fn start_broker(&mut self) -> anyhow::Result<()> {
+        ensure!(self.broker.is_none(), "the broker runs already");
+        self.broker = Some(start_broker(&self.dir, self.broker_address)?);
+        Ok(())
+    }
+
+    /// Runs a command of the bridge to its end and returns what it printed.
+    ///
+    /// # Errors
+    /// When it cannot be run, or exits with an error: with what it said.
+    pub fn run_bridge(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        run(self.command("bridge").args(arguments))
+    }
+
+    /// Runs a command of the gateway to its end and returns what it printed.
+    ///
+    /// # Errors
+    /// When it cannot be run, or exits with an error: with what it said.
+    pub fn run_gateway(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        run(self.command("gateway").args(arguments))
+    }
+
+    /// A command of one of the programs, with its configuration.
+    pub fn command(&self, name: &'static str) -> Command {
+        let mut command = match &self.settings.programs {
+            Programs::Myself => {
+                // The link survives a rebuild of the file while the demo runs.
+                let mut command = Command::new("/proc/self/exe");
+                command.env(ROLE, name);
+                command
+            }
+            Programs::Files { gateway, bridge } => Command::new(if name == "gateway" { gateway } else { bridge }),
+        };
+        for (variable, _) in std::env::vars_os() {
+            // What is set for an installed gateway must not leak into this one.
+            if variable.to_string_lossy().starts_with("FIELDPOST_") {
+                command.env_remove(variable);
+            }
+        }
+        if let Ok(level) = std::env::var("FIELDPOST_LOG") {
+            command.env("FIELDPOST_LOG", level);
+        }
+        command.arg("--config").arg(self.dir.join(format!("{name}.toml")));
+        command
+    }
+
+    fn spawn(&self, name: &'static str) -> anyhow::Result<Process> {
+        let path = self.log(name);
+        let log = std::fs::File::options().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("opening {}", path.display()))?;
+        let child = self
+            .command(name)
+            .arg("run")
+            // A Ctrl-C at the demo is the demo's to handle: it drains before it ends them.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting the {name}"))?;
+        Ok(Process { name, child })
+    }
+
+    fn write_gateway_config(&self) -> anyhow::Result<()> {
+        let dir = self.dir.display();
+        let mut sections = vec![
+            ("device", format!("id = \"{DEVICE}\"\nname = \"Greenhouse 1\"\nlocation = \"north wall\"\n")),
+            ("outbox", format!("path = \"{dir}/outbox.db\"\n")),
+            ("publish", String::new()),
+            ("system", "interval = \"10s\"\n".to_owned()),
+            ("alerts", String::new()),
+            ("status", format!("file = \"{dir}/status.json\"\nheartbeat = \"5s\"\n")),
+        ];
+        if self.settings.broker {
+            let port = self.relay.address().port();
+            let broker = format!(
+                "host = \"127.0.0.1\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\n\
+                 client_cert = \"{dir}/certs/{DEVICE}.pem\"\nclient_key = \"{dir}/certs/{DEVICE}.key\"\n"
+            );
+            sections.push(("broker", broker));
+        }
+        for (section, line) in &self.settings.gateway {
+            let at = sections.iter().position(|(name, _)| name == section);
+            let at = at.with_context(|| format!("[{section}] is not there to add {line:?} to"))?;
+            sections[at].1.push_str(&format!("{line}\n"));
+        }
+        let mut text: String = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
+        let (port, baud) = (self.port(), self.settings.baud);
+        let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
+        text.push_str(&format!(
+            "[[port]]\nname = \"arduino\"\npath = \"{}\"\nbaud = {baud}\nchecksum = \"{checksum}\"\n\n\
+             [meta.sources.fruiting]\nname = \"Fruiting chamber\"\n\
+             [meta.sources.fruiting.metrics.temp]\nunit = \"°C\"\n\
+             [meta.sources.fruiting.metrics.humidity]\nunit = \"%\"\n\
+             [meta.sources.fruiting.metrics.co2]\nunit = \"ppm\"\n",
+            port.display()
+        ));
+        write(&self.dir.join("gateway.toml"), &text)
+    }
+
+    fn write_bridge_config(&self) -> anyhow::Result<()> {
+        let (dir, port) = (self.dir.display(), self.broker_address.port());
+        let text = format!(
+            "[bridge]\nname = \"{BRIDGE}\"\n\n[storage]\npath = \"{dir}/bridge.db\"\n\n\
+             [broker]\nhost = \"127.0.0.1\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\ncert_dir = \"{dir}/certs\"\n"
+        );
+        write(&self.dir.join("bridge.toml"), &text)
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn start_broker(dir: &Path, listen: SocketAddr) -> anyhow::Result<EmbeddedBroker> {
+    let certs = dir.join("certs");
+    let tls = TlsPaths { ca: certs.join("ca.pem"), cert: certs.join("broker.pem"), key: certs.join("broker.key") };
+    EmbeddedBroker::start(BrokerConfig { listen, tls: Some(tls), ..BrokerConfig::loopback() })
+        .context("starting the broker")
+}
+
+impl Process {
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL: whatever it was doing stops in the middle.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        ensure!(self.child.try_wait()?.is_none(), "the {} has ended by itself", self.name);
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for an orderly end.
+    ///
+    /// # Errors
+    /// When it ends with an error, or does not end.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let deadline = Instant::now() + END_TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "the {} ended with {status}", self.name);
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the {} did not end within {END_TIMEOUT:?}", self.name);
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// For the processes that a [`World`] starts: they do not outlive it, however it ends.
+pub fn end_with_parent() {
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+}
