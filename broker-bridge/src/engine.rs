@@ -14,6 +14,7 @@ mod poison;
 
 pub use batch::{Claim, SyncAckDraft};
 pub use hello::{HelloPlan, HelloRow, Staged};
+pub(crate) use poison::clean;
 pub use poison::{Content, Poison, TIME_MAX_MS, TIME_MIN_MS, judge_event, judge_readings};
 
 use fieldpost_protocol::Seq;
@@ -91,5 +92,85 @@ impl Engine {
     /// With some guards off: for the simulation only.
     pub fn with_guards(guards: Guards) -> Self {
         Engine { guards }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldpost_protocol::{Clock, Envelope, Epoch, Hello, Nonce, Stream, VERSION};
+
+    use super::*;
+
+    /// One history that every rule has a say in.
+    fn history(engine: &Engine) -> String {
+        let mut told = String::new();
+        let mut row = StreamRow::default();
+        let batch = |first, n, floor, last| Envelope {
+            v: VERSION,
+            dev: "pi-1".parse().unwrap(),
+            epoch: Epoch([1; 16]),
+            stream: Stream::Readings,
+            first,
+            n,
+            floor,
+            last,
+            base: 0,
+            clock: Clock::Ntp,
+            body: Vec::new(),
+        };
+        // In order, twice, past a hole, late, after an absence.
+        for (step, envelope) in [
+            batch(1, 5, 1, 9),
+            batch(1, 5, 1, 9),
+            batch(8, 2, 3, 12),
+            batch(1, 2, 1, 2),
+            batch(3, 2, 2, 12),
+        ]
+        .iter()
+        .enumerate()
+        {
+            if step == 4 {
+                engine.absent(&mut row);
+            }
+            let runs = engine.plan_batch(&mut row, envelope);
+            let claim = Claim { floor: envelope.floor, last: envelope.last };
+            let hi = engine.stored_up_to(&row, claim);
+            told += &format!("{runs:?} {hi} {} {} | ", row.floor, row.claimed);
+        }
+        let mut hello = HelloRow::default();
+        for (no, superseded) in [(2, false), (1, false), (3, true)] {
+            hello.superseded |= superseded;
+            let (nonce, epoch) = (Nonce([1; 16]), Epoch([2; 16]));
+            let (v, attempt, page, pages, streams) = (VERSION, 1, 1, 1, Vec::new());
+            let page = Hello { v, nonce, attempt, no, page, pages, epoch, streams };
+            let plan = engine.plan_hello(&hello, &page);
+            told += &format!("{} ", plan != HelloPlan::Nothing);
+            if let HelloPlan::Stage { row, .. } = plan {
+                hello = row;
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn every_guard_makes_a_difference() {
+        let all_on = history(&Engine::default());
+        type Switch = (&'static str, fn(&mut Guards));
+        let off: [Switch; 9] = [
+            ("dedup", |guards| guards.dedup = false),
+            ("hi_stops_at_hole", |guards| guards.hi_stops_at_hole = false),
+            ("hi_stops_at_last", |guards| guards.hi_stops_at_last = false),
+            ("last_is_claimed", |guards| guards.last_is_claimed = false),
+            ("floor_moves_forward", |guards| guards.floor_moves_forward = false),
+            ("absence_yields", |guards| guards.absence_yields = false),
+            ("absent_is_missing", |guards| guards.absent_is_missing = false),
+            ("lower_no_ignored", |guards| guards.lower_no_ignored = false),
+            ("superseded_ignored", |guards| guards.superseded_ignored = false),
+        ];
+        for (name, switch_off) in off {
+            let mut guards = Guards::default();
+            switch_off(&mut guards);
+            assert_ne!(history(&Engine::with_guards(guards)), all_on, "{name} does nothing");
+        }
     }
 }

@@ -31,6 +31,11 @@ impl AlarmLog {
             None => 0,
         };
         self.known.insert((kind, about.to_owned()), (now, 0));
-        tracing::warn!(kind, about, left_out, "{message}");
+        let of = if about.is_empty() { String::new() } else { format!(" of {about:?}") };
+        let more = match left_out {
+            0 => String::new(),
+            count => format!(" ({count} more like it since it was last said)"),
+        };
+        tracing::warn!("{kind}{of}: {message}{more}");
     }
 }

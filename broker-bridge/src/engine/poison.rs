@@ -99,9 +99,10 @@ fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.contains('\0') { Err(format!("{what} holds U+0000")) } else { Ok(()) }
 }
 
-/// A reason is stored as text itself, whatever it quotes: bounded, and without U+0000.
-fn clean(reason: String) -> String {
-    reason.chars().take(500).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+/// A reason is stored and logged, whatever it quotes: bounded, and without control
+/// characters.
+pub(crate) fn clean(reason: String) -> String {
+    reason.chars().take(500).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

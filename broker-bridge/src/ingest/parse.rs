@@ -3,7 +3,7 @@
 use fieldpost_protocol::{DeviceId, DeviceStatus, Envelope, Hello, Meta, Stream, Topic};
 
 use super::Incoming;
-use crate::engine::{Content, Poison, judge_event, judge_readings};
+use crate::engine::{Content, Poison, clean, judge_event, judge_readings};
 use crate::store::Alarm;
 
 /// What a message asks for.
@@ -143,6 +143,5 @@ fn without_nul(mut meta: Meta) -> Meta {
 }
 
 fn bad(device: &DeviceId, kind: &'static str, why: String) -> Work<'static> {
-    let message = why.replace('\0', "\u{fffd}").chars().take(500).collect();
-    Work::Bad(device.clone(), Alarm { kind, about: device.to_string(), message })
+    Work::Bad(device.clone(), Alarm { kind, about: device.to_string(), message: clean(why) })
 }
