@@ -115,7 +115,8 @@ fn start_log() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
     // A second start in one process (tests) keeps the first log.
     let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
