@@ -22,6 +22,11 @@ use crate::engine::{HelloRow, StreamRow};
 ///
 /// At the bound its poison is refused, not sync-acked: it stays on the gateway.
 pub const DEAD_LETTERS_MAX: u64 = 1_000;
+/// Devices. A message of one more is dropped: a broker that checks names keeps far below.
+///
+/// Epochs and streams of a device have no bound of their own: each costs about 150 bytes, and
+/// exists only with rows that cost more, or with a claim of rows that would be missed.
+pub const DEVICES_MAX: u64 = 100_000;
 /// Sources of one device. A reading of one more is poison.
 pub const SOURCES_MAX: u64 = 1_000;
 /// Alarms kept apart by what they are about; further ones are counted together.

@@ -115,6 +115,24 @@ fn a_newer_envelope_is_dropped_with_a_word_about_updating() {
 }
 
 #[test]
+fn one_device_too_many_is_dropped_and_the_others_go_on() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 1, 1, 1, 2)]);
+    bench
+        .db()
+        .execute_batch(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99999) \
+             INSERT INTO device (id, first_seen) SELECT 'd' || i, 0 FROM n",
+        )
+        .unwrap();
+    let new = Envelope { dev: "new".parse().unwrap(), ..envelope(1, 1, 1, 1, 1) };
+    let done = bench.take(&[message(&new), batch(1, 2, 1, 1, 2)]);
+    assert_eq!(done.committed, [false, true]);
+    assert!(done.error.unwrap().to_string().contains("one too many"));
+    assert_eq!(bench.stored(1), [1, 2]);
+}
+
+#[test]
 fn a_retained_batch_or_hello_is_ignored() {
     let mut bench = Bench::new();
     let mut old = [batch(1, 1, 1, 1, 1), hello(1, 1, 1, 1, &[held(1, 1, 1)])];

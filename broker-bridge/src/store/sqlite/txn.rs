@@ -10,8 +10,8 @@ use fieldpost_protocol::{
 use rusqlite::{OptionalExtension, Params, Row, Transaction};
 
 use super::super::{
-    ALARMS_MAX, Alarm, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream, NewDeadLetter,
-    NewReadings, SOURCES_MAX, StoreError, StreamRef, Txn,
+    ALARMS_MAX, Alarm, DEVICES_MAX, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream,
+    NewDeadLetter, NewReadings, SOURCES_MAX, StoreError, StreamRef, Txn,
 };
 use super::{identity, store_error};
 use crate::coverage::Coverage;
@@ -107,6 +107,11 @@ impl Txn for SqliteTxn<'_> {
         let sql = "SELECT ref FROM device WHERE id = ?1";
         if let Some(found) = self.find(sql, [device.as_str()], |row| row.get(0).map(DeviceRef))? {
             return Ok(found);
+        }
+        if self.count("SELECT count(*) FROM device", [])? >= DEVICES_MAX {
+            return Err(StoreError::Refused(format!(
+                "device {device} is one too many: a storage has at most {DEVICES_MAX}"
+            )));
         }
         self.execute(
             "INSERT INTO device (id, first_seen) VALUES (?1, ?2)",
