@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use fieldpost_protocol::StoreId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 use crate::clock;
@@ -212,11 +212,17 @@ fn run(config: Config, embedded_broker: bool) -> anyhow::Result<()> {
 }
 
 /// The log goes to stderr: INFO, or what FIELDPOST_LOG says (`debug`, `fieldpost_bridge=trace`).
+///
+/// The embedded broker is silent unless it is named there (`info,rumqttd=info`): it calls
+/// every client that hangs up an error, and the clients say themselves why.
 fn start_log() {
     let filter: Targets = std::env::var("FIELDPOST_LOG")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+        .unwrap_or_else(|| {
+            let quiet = LevelFilter::OFF;
+            Targets::new().with_default(tracing::Level::INFO).with_target("rumqttd", quiet)
+        });
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -163,7 +163,7 @@ impl Config {
 
 /// Reads every key; mistakes collect in `keys`, and a default stands in for a wrong value.
 fn read(keys: &mut Keys) -> Config {
-    let name = keys.text("bridge.name").unwrap_or_else(|| "bridge-1".into());
+    let name = keys.text("bridge.name").unwrap_or_else(|| "bridge".into());
     if name.parse::<DeviceId>().is_err() || name.len() > NAME_BYTES_MAX {
         let allowed = format!("allowed are 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ -");
         keys.mistake("bridge.name", &allowed);
@@ -337,7 +337,7 @@ mod tests {
         let (template, empty) = (Config::parse(TEMPLATE, &none), Config::parse("", &none));
         assert_eq!(format!("{template:?}"), format!("{empty:?}"));
         for shown in [
-            "#name = \"bridge-1\"",
+            "#name = \"bridge\"",
             "#path = \"/var/lib/fieldpost-bridge/bridge.db\"",
             "#keep_alive_seconds = 20",
             "#listen = \"127.0.0.1:8883\"",

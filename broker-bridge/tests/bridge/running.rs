@@ -188,7 +188,7 @@ async fn a_broken_connection_takes_the_other_two_along_and_online_comes_back() {
         host: "127.0.0.1".into(),
         port: house.broker.local_addr().port(),
         tls: Tls::Off,
-        client_id: "bridge-1-readings".into(),
+        client_id: "bridge-readings".into(),
         ..Options::default()
     };
     let (thief, mut events) = Session::start(thief).unwrap();
