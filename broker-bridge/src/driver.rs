@@ -248,7 +248,9 @@ impl Driver {
             self.alarms.say(alarm.kind, &alarm.about, &alarm.message);
         }
         match &ingested.error {
-            Some(error @ StoreError::Damaged(_)) => tracing::error!("{error}"),
+            Some(error @ StoreError::Damaged(_)) => {
+                self.alarms.error("storage_damaged", &error.to_string());
+            }
             Some(error) => self.alarms.say("storage", "", &error.to_string()),
             None => {}
         }

@@ -16,8 +16,23 @@ pub(crate) struct AlarmLog {
 }
 
 impl AlarmLog {
-    /// Logs it, unless it was logged just now.
+    /// A warning, unless it was logged just now.
     pub(crate) fn say(&mut self, kind: &'static str, about: &str, message: &str) {
+        if let Some(more) = self.due(kind, about) {
+            let of = if about.is_empty() { String::new() } else { format!(" of {about:?}") };
+            tracing::warn!("{kind}{of}: {message}{more}");
+        }
+    }
+
+    /// An error, at which a person must look, unless it was logged just now.
+    pub(crate) fn error(&mut self, kind: &'static str, message: &str) {
+        if let Some(more) = self.due(kind, "") {
+            tracing::error!("{kind}: {message}{more}");
+        }
+    }
+
+    /// How many were left out, in words, if it is time to say it.
+    fn due(&mut self, kind: &'static str, about: &str) -> Option<String> {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
@@ -25,17 +40,31 @@ impl AlarmLog {
         let left_out = match self.known.get_mut(&(kind, about.to_owned())) {
             Some((last, count)) if now.duration_since(*last) < QUIET => {
                 *count += 1;
-                return;
+                return None;
             }
             Some((_, count)) => *count,
             None => 0,
         };
         self.known.insert((kind, about.to_owned()), (now, 0));
-        let of = if about.is_empty() { String::new() } else { format!(" of {about:?}") };
-        let more = match left_out {
+        Some(match left_out {
             0 => String::new(),
             count => format!(" ({count} more like it since it was last said)"),
-        };
-        tracing::warn!("{kind}{of}: {message}{more}");
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_alarm_is_said_once_and_then_counted() {
+        let mut alarms = AlarmLog::default();
+        assert!(alarms.due("poison", "a").is_some());
+        assert!(alarms.due("poison", "b").is_some());
+        assert!(alarms.due("poison", "a").is_none());
+        let (last, _) = alarms.known.get_mut(&("poison", "a".to_owned())).unwrap();
+        *last = last.checked_sub(QUIET).unwrap();
+        assert!(alarms.due("poison", "a").unwrap().contains("1 more"));
     }
 }

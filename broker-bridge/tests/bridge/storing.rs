@@ -115,6 +115,20 @@ fn a_newer_envelope_is_dropped_with_a_word_about_updating() {
 }
 
 #[test]
+fn a_stream_of_too_many_holes_opens_no_further_one_but_closes_those_it_has() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 1, 1, 1, 90_000)]);
+    let runs: Vec<(u64, u64)> = (0..10_000).map(|i| (2 * i + 1, 2 * i + 1)).collect();
+    let runs = serde_json::to_string(&runs).unwrap();
+    bench.db().execute("UPDATE stream SET coverage = ?1", [runs]).unwrap();
+    let done = bench.take(&[batch(1, 50_000, 1, 1, 90_000)]);
+    assert_eq!((done.answers.len(), done.alarms[0].kind), (0, "stream_fragmented"));
+    assert_eq!(bench.stored(1), [1]);
+    assert_eq!(bench.acks(&[batch(1, 2, 1, 1, 90_000)]), [ack(1, 1, 3)]);
+    assert_eq!(bench.acks(&[batch(1, 50_000, 1, 1, 90_000)]), [ack(1, 1, 3)]);
+}
+
+#[test]
 fn one_device_too_many_is_dropped_and_the_others_go_on() {
     let mut bench = Bench::new();
     bench.acks(&[batch(1, 1, 1, 1, 2)]);
