@@ -1,1 +1,5 @@
-//! The harness of the tests that run the real programs.
+//! The harness of the tests that run the real programs, and the fixed series that sizes
+//! are stated on.
+
+pub mod rig;
+pub mod series;

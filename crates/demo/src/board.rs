@@ -42,7 +42,8 @@ impl Board {
     pub fn start(link: &Path, rate: f64, ledger: Ledger) -> anyhow::Result<Board> {
         let (master, slave) = pseudo_terminal().context("opening a pseudo-terminal")?;
         let _ = std::fs::remove_file(link);
-        std::os::unix::fs::symlink(slave, link).with_context(|| format!("linking {}", link.display()))?;
+        std::os::unix::fs::symlink(slave, link)
+            .with_context(|| format!("linking {}", link.display()))?;
         let (sending, plugged) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
         let thread = std::thread::Builder::new().name("board".to_owned()).spawn({
             let (sending, plugged) = (sending.clone(), plugged.clone());
@@ -76,7 +77,10 @@ impl Board {
         self.plugged.store(false, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            thread.join().map_err(|_| anyhow::anyhow!("the board panicked"))?.context("writing to the terminal")?;
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("the board panicked"))?
+                .context("writing to the terminal")?;
             let _ = std::fs::remove_file(&self.link);
         }
         Ok(())
@@ -105,7 +109,12 @@ fn pseudo_terminal() -> std::io::Result<(OwnedFd, PathBuf)> {
     Ok((master, path))
 }
 
-fn send(terminal: &mut File, rate: f64, ledger: &Ledger, sending: &AtomicBool) -> std::io::Result<()> {
+fn send(
+    terminal: &mut File,
+    rate: f64,
+    ledger: &Ledger,
+    sending: &AtomicBool,
+) -> std::io::Result<()> {
     let pace = Duration::from_secs_f64(1.0 / rate);
     let mut due = Instant::now();
     let mut n = 0u64;

@@ -54,7 +54,11 @@ struct Cli {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if (0.01..=20_000.0).contains(&rate) { Ok(rate) } else { Err("it has to be 0.01 to 20000".to_owned()) }
+    if (0.01..=20_000.0).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("it has to be 0.01 to 20000".to_owned())
+    }
 }
 
 /// Runs the program with the process's arguments.
@@ -129,10 +133,17 @@ struct Follow {
 
 impl Follow {
     /// Looks until `done`, or until a process has ended by itself.
-    fn until(&mut self, world: &mut World, mut done: impl FnMut(&mut Self) -> bool) -> anyhow::Result<()> {
+    fn until(
+        &mut self,
+        world: &mut World,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> anyhow::Result<()> {
         loop {
             if let Some((name, status)) = world.ended()? {
-                bail!("the {name} has ended by itself ({status}); its log is {}", world.log(name).display());
+                bail!(
+                    "the {name} has ended by itself ({status}); its log is {}",
+                    world.log(name).display()
+                );
             }
             self.storage.look()?;
             if self.line && Instant::now() >= self.next_line {
@@ -160,7 +171,8 @@ impl Follow {
     fn show(&mut self) -> anyhow::Result<()> {
         let accepted = self.outbox.look()?;
         let stored = self.storage.stored();
-        let latency = self.storage.recent_latency_ms(200).map_or("-".to_owned(), |ms| format!("{ms} ms"));
+        let latency =
+            self.storage.recent_latency_ms(200).map_or("-".to_owned(), |ms| format!("{ms} ms"));
         eprint!(
             "\r\x1b[K{:6.1} s  sent {}  accepted {accepted}  stored {stored}  waiting {}  latency {latency}",
             self.started.elapsed().as_secs_f64(),
@@ -179,14 +191,24 @@ impl Follow {
     }
 }
 
-fn compare(cli: &Cli, world: &World, ledger: &Ledger, follow: &Follow, wire: (u64, u64)) -> anyhow::Result<Report> {
+fn compare(
+    cli: &Cli,
+    world: &World,
+    ledger: &Ledger,
+    follow: &Follow,
+    wire: (u64, u64),
+) -> anyhow::Result<Report> {
     let config = Config::load(&world.dir().join("gateway.toml"), process_environment())?;
     let status = Status::read(&world.dir().join("status.json"))?;
-    let latency_ms = Latency { p50: follow.storage.latency_ms(0.5), p99: follow.storage.latency_ms(0.99) };
+    let latency_ms =
+        Latency { p50: follow.storage.latency_ms(0.5), p99: follow.storage.latency_ms(0.99) };
     let run = RunConfig {
         seconds: cli.seconds,
         rate: cli.serial.is_none().then_some(cli.rate),
-        serial: cli.serial.as_ref().map_or("simulated".to_owned(), |path| path.display().to_string()),
+        serial: cli
+            .serial
+            .as_ref()
+            .map_or("simulated".to_owned(), |path| path.display().to_string()),
         commit_interval_ms: config.outbox.commit_interval.as_millis() as u64,
         publish_interval_ms: config.publish.publish_interval.as_millis() as u64,
         time_tolerance_ms: TIME_TOLERANCE_MS,
@@ -208,7 +230,8 @@ fn compare(cli: &Cli, world: &World, ledger: &Ledger, follow: &Follow, wire: (u6
     if cli.serial.is_none() {
         let accepted = judge::accepted(&world.outbox())?;
         report.accepted = accepted.len() as u64;
-        report.missing += accepted.iter().filter(|line| !found.lines.contains_key(line)).count() as u64;
+        report.missing +=
+            accepted.iter().filter(|line| !found.lines.contains_key(line)).count() as u64;
     } else {
         let (accepted, stored, differs) = judge::compare_files(&world.outbox(), &world.storage())?;
         (report.accepted, report.stored, report.wrong) = (accepted, stored, differs.len() as u64);
@@ -224,7 +247,8 @@ fn compare(cli: &Cli, world: &World, ledger: &Ledger, follow: &Follow, wire: (u6
         eprintln!("wrong: {wrong}");
     }
     let bytes = wire.0 + wire.1;
-    report.wire_bytes_per_reading = (report.stored > 0).then(|| (bytes as f64 / report.stored as f64 * 10.0).round() / 10.0);
+    report.wire_bytes_per_reading =
+        (report.stored > 0).then(|| (bytes as f64 / report.stored as f64 * 10.0).round() / 10.0);
     Ok(report)
 }
 
@@ -238,9 +262,11 @@ struct Status {
 
 impl Status {
     fn read(path: &Path) -> anyhow::Result<Status> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let json: serde_json::Value = serde_json::from_str(&text)?;
-        let number = |pointer: &str| json.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let number =
+            |pointer: &str| json.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
         let readings = ["refused_by_ports", "refused_full", "refused_in_doubt"];
         Ok(Status {
             refused: readings.iter().map(|name| number(&format!("/readings/{name}"))).sum(),
@@ -279,12 +305,20 @@ fn introduction(world: &World, cli: &Cli) -> String {
          \x20   client certificate {dir}/certs/operator.pem, key {dir}/certs/operator.key\n{}\n",
         world.broker_address(),
         world.broker_address().port(),
-        if cli.seconds.is_none() { "Ctrl-C ends the source, drains, compares and ends." } else { "" },
+        if cli.seconds.is_none() {
+            "Ctrl-C ends the source, drains, compares and ends."
+        } else {
+            ""
+        },
     )
 }
 
 fn say(cli: &Cli, text: &str) -> anyhow::Result<()> {
-    if cli.json { write!(std::io::stderr().lock(), "{text}")? } else { write!(std::io::stdout().lock(), "{text}")? }
+    if cli.json {
+        write!(std::io::stderr().lock(), "{text}")?
+    } else {
+        write!(std::io::stdout().lock(), "{text}")?
+    }
     Ok(())
 }
 

@@ -47,7 +47,8 @@ const WRONG_SHOWN: usize = 5;
 /// A file that is not there or not a database.
 pub fn read_only(path: &Path) -> anyhow::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).with_context(|| format!("opening {}", path.display()))?;
+    let conn = Connection::open_with_flags(path, flags)
+        .with_context(|| format!("opening {}", path.display()))?;
     conn.busy_timeout(Duration::from_secs(10))?;
     Ok(conn)
 }
@@ -142,7 +143,7 @@ impl Watch {
     }
 
     /// Takes in what has come since the last look; each row's latency is known to the time
-    /// between two looks.
+    /// between two looks. Of rows that were stored out of order the late ones are not timed.
     ///
     /// # Errors
     /// A storage that cannot be read.
@@ -172,14 +173,19 @@ impl Watch {
             // After the rows were fetched, so that nothing is counted as faster than it was.
             let now = unix_ms();
             let sent = lines.iter().filter_map(|&n| self.ledger.line(n));
-            self.latencies_ms.extend(sent.map(|sent| (now - sent.time_ms).clamp(0, i64::from(u32::MAX)) as u32));
-            self.stored += lines.len() as u64;
+            self.latencies_ms
+                .extend(sent.map(|sent| (now - sent.time_ms).clamp(0, i64::from(u32::MAX)) as u32));
             self.seen.insert(epoch, last);
         }
+        // Not what was seen above: a batch past a hole is stored before what belongs into it.
+        let sql =
+            "SELECT count(*) FROM reading WHERE source IN (SELECT ref FROM source WHERE id = ?1)";
+        self.stored =
+            conn.prepare_cached(sql)?.query_row([SOURCE], |row| row.get::<_, i64>(0))? as u64;
         Ok(())
     }
 
-    /// Rows seen.
+    /// Rows there at the last look.
     pub fn stored(&self) -> u64 {
         self.stored
     }
@@ -231,22 +237,29 @@ impl OutboxWatch {
             none => none.insert(read_only(&self.path)?),
         };
         let snapshot = conn.transaction()?;
-        let has_tables: bool =
-            snapshot.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'tail'", [], |row| row.get(0))?;
+        let has_tables: bool = snapshot.query_row(
+            "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'tail'",
+            [],
+            |row| row.get(0),
+        )?;
         if !has_tables {
             return Ok(0);
         }
-        let mut segments =
-            snapshot.prepare_cached("SELECT id, last - first + 1, body FROM segment WHERE id > ?1 ORDER BY id")?;
+        let mut segments = snapshot.prepare_cached(
+            "SELECT id, last - first + 1, body FROM segment WHERE id > ?1 ORDER BY id",
+        )?;
         let mut rows = segments.query([self.last_segment])?;
         while let Some(row) = rows.next()? {
             let (n, body): (i64, Vec<u8>) = (row.get(1)?, row.get(2)?);
             let readings = decode_readings(&body, n as u64)?;
-            self.sealed += readings.iter().filter(|reading| &*reading.source == SOURCE).count() as u64;
+            self.sealed +=
+                readings.iter().filter(|reading| &*reading.source == SOURCE).count() as u64;
             self.last_segment = row.get(0)?;
         }
         let tail: i64 =
-            snapshot.query_row("SELECT count(*) FROM tail WHERE source = ?1", [SOURCE], |row| row.get(0))?;
+            snapshot.query_row("SELECT count(*) FROM tail WHERE source = ?1", [SOURCE], |row| {
+                row.get(0)
+            })?;
         Ok(self.sealed + tail as u64)
     }
 }
@@ -262,7 +275,8 @@ pub fn compare_files(outbox: &Path, storage: &Path) -> anyhow::Result<(u64, u64,
     let mut storage = read_only(storage)?;
     let (outbox, storage) = (outbox.transaction()?, storage.transaction()?);
     let mut kept = BTreeMap::new();
-    let mut rows = storage.prepare("SELECT epoch, seq, source, metrics FROM readings WHERE source <> ?1")?;
+    let mut rows =
+        storage.prepare("SELECT epoch, seq, source, metrics FROM readings WHERE source <> ?1")?;
     let mut rows = rows.query([OWN])?;
     while let Some(row) = rows.next()? {
         let (epoch, seq): (String, i64) = (row.get(0)?, row.get(1)?);
@@ -286,7 +300,11 @@ pub fn compare_files(outbox: &Path, storage: &Path) -> anyhow::Result<(u64, u64,
         let epoch: String = row.get(0)?;
         let (first, n, body): (i64, i64, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
         for (at, reading) in decode_readings(&body, n as u64)?.into_iter().enumerate() {
-            accepted.push(((epoch.clone(), first + at as i64), reading.source.to_string(), reading.metrics));
+            accepted.push((
+                (epoch.clone(), first + at as i64),
+                reading.source.to_string(),
+                reading.metrics,
+            ));
         }
     }
     accepted.retain(|(_, source, _)| source != OWN);
@@ -294,7 +312,9 @@ pub fn compare_files(outbox: &Path, storage: &Path) -> anyhow::Result<(u64, u64,
     let differs = accepted.iter().filter_map(|(key, source, metrics)| {
         let (stored_source, stored_metrics) = kept.get(key)?;
         let same = stored_source == source && stored_metrics == metrics;
-        (!same).then(|| format!("row {} of epoch {}: {metrics:?} became {stored_metrics:?}", key.1, key.0))
+        (!same).then(|| {
+            format!("row {} of epoch {}: {metrics:?} became {stored_metrics:?}", key.1, key.0)
+        })
     });
     Ok((accepted.len() as u64, stored, differs.collect()))
 }

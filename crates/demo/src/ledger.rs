@@ -67,14 +67,22 @@ impl Sent {
             ("co2", Value::Int(self.co2)),
         ];
         if metrics.len() != expected.len() {
-            return Some(format!("line {n} has {} metrics instead of {}", metrics.len(), expected.len()));
+            return Some(format!(
+                "line {n} has {} metrics instead of {}",
+                metrics.len(),
+                expected.len()
+            ));
         }
         for (name, value) in expected {
             if !metrics.get(name).is_some_and(|stored| stored.same(&value)) {
-                return Some(format!("line {n}: {name} is {:?} instead of {value:?}", metrics.get(name)));
+                return Some(format!(
+                    "line {n}: {name} is {:?} instead of {value:?}",
+                    metrics.get(name)
+                ));
             }
         }
         let off_ms = time_ms - self.time_ms;
-        (off_ms.abs() > TIME_TOLERANCE_MS).then(|| format!("line {n}: its time is off by {off_ms} ms"))
+        (off_ms.abs() > TIME_TOLERANCE_MS)
+            .then(|| format!("line {n}: its time is off by {off_ms} ms"))
     }
 }

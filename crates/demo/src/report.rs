@@ -91,9 +91,17 @@ impl Report {
             "stored     {} (missing {}, duplicates {}, wrong {})",
             self.stored, self.missing, self.duplicates, self.wrong
         );
-        let _ = writeln!(text, "latency    half within {}, 99% within {}", ms(self.latency_ms.p50), ms(self.latency_ms.p99));
+        let _ = writeln!(
+            text,
+            "latency    half within {}, 99% within {}",
+            ms(self.latency_ms.p50),
+            ms(self.latency_ms.p99)
+        );
         if let Some(bytes) = self.wire_bytes_per_reading {
-            let _ = writeln!(text, "on the wire {bytes:.1} bytes a reading, with TLS and MQTT, both ways");
+            let _ = writeln!(
+                text,
+                "on the wire {bytes:.1} bytes a reading, with TLS and MQTT, both ways"
+            );
         }
         let verdict = if self.is_good() {
             "good: every line that was sent is stored exactly once, as it was sent"

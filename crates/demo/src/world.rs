@@ -56,7 +56,14 @@ impl Settings {
     /// The shipped defaults.
     pub fn new(programs: Programs) -> Settings {
         let (serial, gateway) = (None, Vec::new());
-        Settings { programs, serial, checksum_optional: false, baud: 115_200, gateway, broker: true }
+        Settings {
+            programs,
+            serial,
+            checksum_optional: false,
+            baud: 115_200,
+            gateway,
+            broker: true,
+        }
     }
 }
 
@@ -226,7 +233,9 @@ impl World {
                 command.env(ROLE, name);
                 command
             }
-            Programs::Files { gateway, bridge } => Command::new(if name == "gateway" { gateway } else { bridge }),
+            Programs::Files { gateway, bridge } => {
+                Command::new(if name == "gateway" { gateway } else { bridge })
+            }
         };
         for (variable, _) in std::env::vars_os() {
             // What is set for an installed gateway must not leak into this one.
@@ -261,7 +270,10 @@ impl World {
     fn write_gateway_config(&self) -> anyhow::Result<()> {
         let dir = self.dir.display();
         let mut sections = vec![
-            ("device", format!("id = \"{DEVICE}\"\nname = \"Greenhouse 1\"\nlocation = \"north wall\"\n")),
+            (
+                "device",
+                format!("id = \"{DEVICE}\"\nname = \"Greenhouse 1\"\nlocation = \"north wall\"\n"),
+            ),
             ("outbox", format!("path = \"{dir}/outbox.db\"\n")),
             ("publish", String::new()),
             ("system", "interval = \"10s\"\n".to_owned()),
@@ -281,7 +293,8 @@ impl World {
             let at = at.with_context(|| format!("[{section}] is not there to add {line:?} to"))?;
             sections[at].1.push_str(&format!("{line}\n"));
         }
-        let mut text: String = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
+        let mut text: String =
+            sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
         let (port, baud) = (self.port(), self.settings.baud);
         let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
         text.push_str(&format!(
@@ -310,16 +323,25 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn run(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{command:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn start_broker(dir: &Path, listen: SocketAddr) -> anyhow::Result<EmbeddedBroker> {
     let certs = dir.join("certs");
-    let tls = TlsPaths { ca: certs.join("ca.pem"), cert: certs.join("broker.pem"), key: certs.join("broker.key") };
+    let tls = TlsPaths {
+        ca: certs.join("ca.pem"),
+        cert: certs.join("broker.pem"),
+        key: certs.join("broker.key"),
+    };
     EmbeddedBroker::start(BrokerConfig { listen, tls: Some(tls), ..BrokerConfig::loopback() })
         .context("starting the broker")
 }
@@ -353,7 +375,11 @@ impl Process {
                 ensure!(status.success(), "the {} ended with {status}", self.name);
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the {} did not end within {END_TIMEOUT:?}", self.name);
+            ensure!(
+                Instant::now() < deadline,
+                "the {} did not end within {END_TIMEOUT:?}",
+                self.name
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }

@@ -1,5 +1,6 @@
 //! The gateway, for the tests: cargo builds it before they run.
 
 fn main() -> std::process::ExitCode {
+    fieldpost_demo::world::end_with_parent();
     fieldpost_gateway::cli::main()
 }

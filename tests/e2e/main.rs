@@ -1,0 +1,28 @@
+//! The real programs, end to end, with the faults that the first users will meet.
+
+mod backlog;
+mod disk;
+mod faults;
+mod files;
+mod path;
+mod recorder;
+
+use std::path::PathBuf;
+
+use fieldpost_demo::judge::Found;
+use fieldpost_demo::world::{Programs, Settings};
+
+/// The programs that cargo has built for this test, with the shipped defaults.
+fn settings() -> Settings {
+    Settings::new(Programs::Files {
+        gateway: PathBuf::from(env!("CARGO_BIN_EXE_test-gateway")),
+        bridge: PathBuf::from(env!("CARGO_BIN_EXE_test-bridge")),
+    })
+}
+
+/// Storage has nothing twice, nothing that was not sent so, and shows nothing as missing.
+#[track_caller]
+fn assert_clean(found: &Found) {
+    assert_eq!(found.wrong, Vec::<String>::new());
+    assert_eq!((found.wrong_count, found.duplicates(), found.missing, found.waiting), (0, 0, 0, 0));
+}

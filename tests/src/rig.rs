@@ -1,0 +1,136 @@
+//! A world with a board, in a folder that goes away, and waiting with a deadline.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use fieldpost_demo::board::Board;
+use fieldpost_demo::judge::{self, Found, OutboxWatch, Watch};
+use fieldpost_demo::ledger::Ledger;
+use fieldpost_demo::world::{Settings, World};
+
+/// How long something may take that takes a second on an idle machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Waits until `done` says so. No sleeps: it looks every 20 ms.
+///
+/// # Errors
+/// After `within`, with what was waited for; or what `done` ran into.
+pub fn wait_until(
+    what: &str,
+    within: Duration,
+    mut done: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + within;
+    while !done().with_context(|| format!("waiting for {what}"))? {
+        ensure!(Instant::now() < deadline, "{what} did not happen within {within:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Lets time pass that is itself the fault: an outage of so many seconds.
+pub fn pass(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(rest) = end.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
+    {
+        std::thread::park_timeout(rest);
+    }
+}
+
+/// See the module. On a panic the folder stays, and its place is printed.
+pub struct Rig {
+    /// The installation.
+    pub world: World,
+    /// What the board has sent.
+    pub ledger: Ledger,
+    /// The board, once it is plugged in.
+    pub board: Option<Board>,
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Rig {
+    /// A broker that runs; gateway, bridge and board do not yet.
+    ///
+    /// # Errors
+    /// What [`World::new`] runs into.
+    pub fn new(settings: Settings) -> anyhow::Result<Rig> {
+        let dir = tempfile::tempdir()?;
+        let world = World::new(dir.path(), settings)?;
+        Ok(Rig { world, ledger: Ledger::default(), board: None, dir: Some(dir) })
+    }
+
+    /// Plugs a board in that sends `rate` lines a second.
+    ///
+    /// # Errors
+    /// What [`Board::start`] runs into.
+    pub fn plug(&mut self, rate: f64) -> anyhow::Result<()> {
+        self.board = Some(Board::start(&self.world.port(), rate, self.ledger.clone())?);
+        Ok(())
+    }
+
+    /// Waits until the board has sent so many lines.
+    ///
+    /// # Errors
+    /// After [`SOON`].
+    pub fn wait_sent(&self, lines: u64) -> anyhow::Result<()> {
+        wait_until("sending", SOON, || Ok(self.ledger.len() >= lines))
+    }
+
+    /// Waits until storage has so many rows of the board's.
+    ///
+    /// # Errors
+    /// After [`SOON`].
+    pub fn wait_stored(&self, rows: u64) -> anyhow::Result<()> {
+        let mut watch = Watch::new(&self.world.storage(), self.ledger.clone());
+        wait_until("storing", SOON, || {
+            watch.look()?;
+            Ok(watch.stored() >= rows)
+        })
+    }
+
+    /// The lines that the outbox file holds now.
+    ///
+    /// # Errors
+    /// An outbox that cannot be read.
+    pub fn accepted(&self) -> anyhow::Result<BTreeSet<u64>> {
+        judge::accepted(&self.world.outbox())
+    }
+
+    /// Stops the board, waits until the last line that it has sent is accepted and all that
+    /// was accepted is stored, and returns what storage then has.
+    ///
+    /// # Errors
+    /// When it does not drain within twice [`SOON`].
+    pub fn drain(&mut self) -> anyhow::Result<Found> {
+        if let Some(board) = &self.board {
+            board.pause();
+        }
+        let mut outbox = OutboxWatch::new(&self.world.outbox());
+        // The board may be in the middle of its last line.
+        let mut sent = self.ledger.len();
+        wait_until("accepting the last line", SOON, || {
+            sent = self.ledger.len();
+            Ok(judge::accepted(&self.world.outbox())?.contains(&sent))
+        })?;
+        let mut watch = Watch::new(&self.world.storage(), self.ledger.clone());
+        let mut last = 0;
+        wait_until("draining", 2 * SOON, || {
+            watch.look()?;
+            last = watch.stored();
+            Ok(last >= outbox.look()?)
+        })
+        .with_context(|| format!("{last} rows stored"))?;
+        judge::stored(&self.world.storage(), &self.ledger)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(dir) = self.dir.take()
+        {
+            eprintln!("kept for a look: {}", dir.keep().display());
+        }
+    }
+}
