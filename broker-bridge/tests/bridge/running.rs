@@ -122,7 +122,7 @@ impl House {
     }
 
     async fn end(self) {
-        self.stop.send(true).unwrap();
+        self.stop.send_replace(true);
         timeout(DEADLINE, self.bridge).await.unwrap().unwrap().unwrap();
         self.gateway.session.close().await;
         tokio::task::spawn_blocking(|| self.broker.stop()).await.unwrap();
