@@ -20,7 +20,7 @@ pub struct Options {
     pub login: Option<Login>,
     /// Unique at the broker: a second client with it throws the first one out.
     pub client_id: String,
-    /// At least 1 s.
+    /// 1 to 65,535 s. A dead connection is noticed within two of them.
     pub keep_alive: Duration,
     /// Topic filters, all at QoS 1, subscribed to on each connection.
     pub subscriptions: Vec<String>,
@@ -32,6 +32,9 @@ pub struct Options {
     pub inflight_max: u16,
     /// Whether the caller pubacks what it receives, with [`Session::puback`](crate::Session::puback).
     pub manual_puback: bool,
+    /// From the first packet to the last SUBACK, and for one flush to the socket; at least 1 s. A
+    /// cellular link needs several round trips of seconds.
+    pub answer_timeout: Duration,
     /// No puback for so long while something is in flight: the connection is dropped.
     pub puback_timeout: Duration,
 }
@@ -50,6 +53,7 @@ impl Default for Options {
             packet_bytes_max: 256 * 1024,
             inflight_max: INFLIGHT_MAX,
             manual_puback: false,
+            answer_timeout: Duration::from_secs(30),
             puback_timeout: Duration::from_secs(60),
         }
     }
@@ -145,12 +149,20 @@ impl Options {
                 "a clean session needs one that is unique at the broker",
             );
         }
-        if self.keep_alive < Duration::from_secs(1) {
-            return wrong(
-                "keep alive",
-                format!("{:?}", self.keep_alive),
-                "it has to be at least 1 s",
-            );
+        if !(1..=65_535).contains(&self.keep_alive.as_secs()) {
+            let given = format!("{:?}", self.keep_alive);
+            return wrong("keep alive", given, "it has to be 1 to 65535 s");
+        }
+        if self.answer_timeout < Duration::from_secs(1) {
+            let given = format!("{:?}", self.answer_timeout);
+            return wrong("answer timeout", given, "it has to be at least 1 s");
+        }
+        if self.puback_timeout.is_zero() {
+            return wrong("puback timeout", "0".into(), "it has to be more than nothing");
+        }
+        if self.packet_bytes_max < 1_024 {
+            let given = self.packet_bytes_max.to_string();
+            return wrong("packet_bytes_max", given, "it has to be at least 1024");
         }
         if !(1..=INFLIGHT_MAX).contains(&self.inflight_max) {
             return wrong("inflight_max", self.inflight_max.to_string(), "it has to be 1 to 96");
@@ -164,7 +176,12 @@ impl Options {
                 "it has to be a valid topic filter",
             );
         }
-        crate::tls::client_config(&self.tls)?;
+        let will = self.will.as_ref().filter(|will| !crate::session::is_topic(&will.topic));
+        if let Some(will) = will {
+            let given = format!("{:?}", will.topic);
+            return wrong("topic of the will", given, "it has to be a topic without + # and NUL");
+        }
+        crate::tls::client_config(&self.tls, &Default::default())?;
         Ok(())
     }
 }

@@ -13,8 +13,8 @@ use crate::event::{
 use crate::{Options, OptionsError, task};
 
 /// A received message that has not been pubacked.
-pub(crate) struct Unacked {
-    publish: Publish,
+struct Unacked {
+    pkid: u16,
     done: bool,
 }
 
@@ -52,17 +52,24 @@ impl Link {
     }
 
     /// Takes in a message at QoS 1; returns its number.
-    pub(crate) fn arrived(&mut self, publish: Publish) -> u64 {
-        self.unacked.push_back(Unacked { publish, done: false });
+    pub(crate) fn arrived(&mut self, pkid: u16) -> u64 {
+        self.unacked.push_back(Unacked { pkid, done: false });
         self.first + self.unacked.len() as u64 - 1
+    }
+
+    /// Messages that arrived and are not pubacked.
+    pub(crate) fn unacked(&self) -> usize {
+        self.unacked.len()
     }
 
     /// Sends the pubacks that are due: in the order of arrival, as MQTT 3.1.1 (4.6) asks.
     /// What the client does not take now is tried again with the next packet.
     pub(crate) fn flush_pubacks(&mut self) {
-        while self.unacked.front().is_some_and(|front| front.done) {
-            let front = self.unacked.front().expect("looked at above");
-            if self.client.try_ack(&front.publish).is_err() {
+        while let Some(front) = self.unacked.front().filter(|front| front.done) {
+            // The client reads nothing of it but QoS and packet id.
+            let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
+            publish.pkid = front.pkid;
+            if self.client.try_ack(&publish).is_err() {
                 return;
             }
             self.unacked.pop_front();
@@ -132,11 +139,7 @@ impl Session {
         if bytes > max {
             return Err(PublishError::TooBig { bytes, max });
         }
-        if topic.is_empty()
-            || topic.len() > 65_535
-            || topic.contains('\0')
-            || !rumqttc::valid_topic(&topic)
-        {
+        if !is_topic(&topic) {
             return Err(PublishError::BadTopic { topic });
         }
         let mut link = self.shared.link();
@@ -165,7 +168,8 @@ impl Session {
     /// whatever the order of the calls.
     ///
     /// # Errors
-    /// When its connection is gone: the broker will send it again.
+    /// When its connection is gone. The session was a clean one: the broker has forgotten the
+    /// message, and whoever sent it has to send it again.
     pub fn puback(&self, delivery: &Delivery) -> Result<(), PubackError> {
         let connection = delivery.connection;
         let mut link = self.shared.link();
@@ -174,7 +178,8 @@ impl Session {
             .filter(|link| link.connection == connection)
             .ok_or(PubackError::OtherConnection { connection })?;
         let at = delivery.puback.and_then(|number| number.checked_sub(link.first));
-        if let Some(unacked) = at.and_then(|at| link.unacked.get_mut(at as usize)) {
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        if let Some(unacked) = at.and_then(|at| link.unacked.get_mut(at)) {
             unacked.done = true;
         }
         link.flush_pubacks();
@@ -196,10 +201,16 @@ impl Session {
     }
 
     /// Waits until what is in flight has its pubacks, at most two seconds, and says goodbye:
-    /// the broker then sends no will.
+    /// the broker then sends no will. Events may be left untaken meanwhile; what does not fit
+    /// into the channel is dropped.
     pub async fn close(mut self) {
         self.shared.orders.send_replace(Order::Close);
         // The task bounds its own goodbye.
         let _ = self.ended.wait_for(|ended| *ended).await;
     }
+}
+
+/// Whether one may publish to it (MQTT 3.1.1, 4.7).
+pub(crate) fn is_topic(topic: &str) -> bool {
+    (1..=65_535).contains(&topic.len()) && !topic.contains('\0') && rumqttc::valid_topic(topic)
 }

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 
 use crate::{Ca, ClientCertificate, Tls};
 
@@ -47,15 +49,19 @@ pub enum TlsError {
     },
 }
 
-/// `None` for a connection in the clear.
-pub(crate) fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+/// `None` for a connection in the clear. `lacks_certificate` is set when a broker asks for a
+/// certificate and there is none.
+pub(crate) fn client_config(
+    tls: &Tls,
+    lacks_certificate: &Arc<AtomicBool>,
+) -> Result<Option<Arc<ClientConfig>>, TlsError> {
     let Tls::On { ca, client } = tls else { return Ok(None) };
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring knows TLS 1.2 and 1.3")
         .with_root_certificates(roots(ca)?);
-    let config = match client {
-        None => builder.with_no_client_auth(),
+    let mut config = match client {
+        None => builder.with_client_cert_resolver(Arc::new(Without(lacks_certificate.clone()))),
         Some(ClientCertificate { cert, key }) => {
             let chain = certificates("certificate", cert)?;
             let private = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
@@ -70,7 +76,24 @@ pub(crate) fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsE
             })?
         }
     };
+    // Each connection has a configuration of its own: there is nothing to resume.
+    config.resumption = Resumption::disabled();
     Ok(Some(Arc::new(config)))
+}
+
+/// No certificate, but a note that one was asked for.
+#[derive(Debug)]
+struct Without(Arc<AtomicBool>);
+
+impl ResolvesClientCert for Without {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 fn roots(ca: &Ca) -> Result<RootCertStore, TlsError> {
