@@ -60,7 +60,13 @@ impl Alerts {
     }
 
     /// Clears an alert, if it is raised.
-    pub fn clear(&mut self, boot_ms: i64, name: &'static str, about: Option<&str>, message: impl Into<String>) {
+    pub fn clear(
+        &mut self,
+        boot_ms: i64,
+        name: &'static str,
+        about: Option<&str>,
+        message: impl Into<String>,
+    ) {
         let key = (name, about.map(str::to_owned));
         if self.raised.remove(&key).is_some() {
             let message = message.into();

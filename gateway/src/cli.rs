@@ -21,7 +21,13 @@ use crate::status::Printed;
 #[command(name = "fieldpost-gateway", version)]
 struct Cli {
     /// The configuration.
-    #[arg(long, short, global = true, default_value = "/etc/fieldpost/gateway.toml", env = "FIELDPOST_CONFIG")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        default_value = "/etc/fieldpost/gateway.toml",
+        env = "FIELDPOST_CONFIG"
+    )]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -92,10 +98,14 @@ fn run(config: &Config) -> anyhow::Result<()> {
     for warning in config.warnings.iter().chain(&warnings) {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     runtime.block_on(async {
         let (stop, shutdown) = watch::channel(false);
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut term, mut int) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::spawn(async move {
             tokio::select! {
                 _ = term.recv() => {}
@@ -116,19 +126,25 @@ fn start_log() {
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false);
     // A second start in one process (tests) keeps the first log.
     let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
 
 fn status(config: &Config, json: bool) -> anyhow::Result<()> {
-    let path = config.status.file.as_deref().context("[status] file is \"\": the gateway writes none")?;
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("reading {}: does the gateway run, as a user who may write there?", path.display()))?;
+    let path =
+        config.status.file.as_deref().context("[status] file is \"\": the gateway writes none")?;
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("reading {}: does the gateway run, as a user who may write there?", path.display())
+    })?;
     if json {
         return print(&format!("{text}\n"));
     }
-    let printed: Printed = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+    let printed: Printed =
+        serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
     print(&printed.text(clock::wall_ms()))
 }
 
@@ -161,7 +177,9 @@ fn trust_store(config: &Config, store: StoreId) -> anyhow::Result<()> {
     let before = outbox.pinned_store()?;
     outbox.pin_store(store)?;
     let before = before.map_or("none".to_owned(), |store| store.to_string());
-    print(&format!("trusted: {store} (before: {before}). What it lacks and this outbox still holds will be sent again.\n"))
+    print(&format!(
+        "trusted: {store} (before: {before}). What it lacks and this outbox still holds will be sent again.\n"
+    ))
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -64,7 +64,9 @@ pub fn synchronised() -> bool {
 
 /// The kernel's id of this boot; empty where /proc does not tell.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// 16 random bytes from the kernel: an epoch or a nonce.
@@ -74,7 +76,8 @@ pub fn random_id() -> [u8; 16] {
     while filled < id.len() {
         // A request this small is never cut short once the kernel's pool is ready; before
         // that the call waits, early in a boot, and may be interrupted.
-        filled += rustix::rand::getrandom(&mut id[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+        filled += rustix::rand::getrandom(&mut id[filled..], rustix::rand::GetRandomFlags::empty())
+            .unwrap_or(0);
     }
     id
 }

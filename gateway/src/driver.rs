@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use fieldpost_mqtt::{Connection, Event as SessionEvent, Session};
 use fieldpost_protocol::{
-    BridgeStatus, Clock, DeviceId, Epoch, Nonce, PACKET_BYTES_MAX, Severity, State, SyncAcks, Topic, Topics,
+    BridgeStatus, Clock, DeviceId, Epoch, Nonce, PACKET_BYTES_MAX, Severity, State, SyncAcks,
+    Topic, Topics,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -84,13 +85,17 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Runs until it is asked to end, or cannot go on.
-    #[allow(clippy::disallowed_methods, reason = "a driver: it turns the engine's moments into timers")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a driver: it turns the engine's moments into timers"
+    )]
     pub(crate) async fn run(&mut self, mut inputs: Inputs) -> Result<End, Gone> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.pump().await?;
-            let timeout = self.engine.poll_timeout().map_or(TICK, |at| at.saturating_sub(clock::boottime()));
+            let timeout =
+                self.engine.poll_timeout().map_or(TICK, |at| at.saturating_sub(clock::boottime()));
             let wake = Instant::now() + timeout;
             tokio::select! {
                 _ = inputs.shutdown.wait_for(|down| *down) => return Ok(End::Shutdown),
@@ -193,7 +198,9 @@ impl Driver {
             }
             Committed::Streams(streams) => self.engine.handle_streams(&streams),
             Committed::Failing(error) => {
-                let message = format!("{error}. Readings wait in memory and are refused once the queue is full");
+                let message = format!(
+                    "{error}. Readings wait in memory and are refused once the queue is full"
+                );
                 self.alerts.raise(boot_ms, "outbox_failing", None, Severity::Critical, message);
             }
             Committed::InDoubt(error) => {
@@ -263,7 +270,8 @@ impl Driver {
     async fn learn_time(&mut self, skew_ms: i64, rtt: Duration) -> Result<(), Gone> {
         self.cloud_skew_ms = Some(skew_ms);
         let now = Now::read();
-        let (skew, clock) = if now.synchronised { (now.skew_ms(), Clock::Ntp) } else { (skew_ms, Clock::Bridge) };
+        let (skew, clock) =
+            if now.synchronised { (now.skew_ms(), Clock::Ntp) } else { (skew_ms, Clock::Bridge) };
         let job = move |outbox: &mut crate::outbox::Outbox| {
             let fixed = outbox.fix_bases(skew, clock);
             (fixed, outbox.base(), outbox.epoch_start_ms())
@@ -277,7 +285,12 @@ impl Driver {
         let off_ms = (base_ms - start_ms) - skew_ms;
         let tolerance_ms = 1_000 + rtt.as_millis() as i64 / 2;
         if off_ms.abs() <= tolerance_ms {
-            self.alerts.clear(now.boot_ms, "clock_differs", None, "gateway and bridge agree on the time");
+            self.alerts.clear(
+                now.boot_ms,
+                "clock_differs",
+                None,
+                "gateway and bridge agree on the time",
+            );
         } else if clock == Clock::Bridge {
             tracing::warn!(off_ms, "the bridge's time has changed: a new epoch begins");
             let epoch = self.outbox.call(move |outbox| {
@@ -287,7 +300,10 @@ impl Driver {
             let epoch = epoch.await?;
             self.follow_epoch(clock::boottime(), epoch);
         } else {
-            let message = format!("this gateway's clock ({}) and the bridge's differ by {off_ms} ms", clock.as_str());
+            let message = format!(
+                "this gateway's clock ({}) and the bridge's differ by {off_ms} ms",
+                clock.as_str()
+            );
             self.alerts.raise(now.boot_ms, "clock_differs", None, Severity::Warning, message);
         }
         Ok(())
@@ -311,15 +327,22 @@ impl Driver {
 
     async fn trim(&mut self) -> Result<(), Gone> {
         let acked = self.engine.acked_streams();
-        let job = move |outbox: &mut crate::outbox::Outbox| -> rusqlite::Result<Option<Vec<StreamInfo>>> {
-            outbox.set_acked(&acked);
-            let trimmed = outbox.trim(clock::wall_ms())?;
-            if trimmed.readings + trimmed.events == 0 { Ok(None) } else { outbox.streams().map(Some) }
-        };
+        let job =
+            move |outbox: &mut crate::outbox::Outbox| -> rusqlite::Result<Option<Vec<StreamInfo>>> {
+                outbox.set_acked(&acked);
+                let trimmed = outbox.trim(clock::wall_ms())?;
+                if trimmed.readings + trimmed.events == 0 {
+                    Ok(None)
+                } else {
+                    outbox.streams().map(Some)
+                }
+            };
         match self.outbox.call(job).await? {
             Ok(Some(streams)) => self.engine.handle_streams(&streams),
             Ok(None) => {}
-            Err(error) => tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute"),
+            Err(error) => {
+                tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute")
+            }
         }
         Ok(())
     }
@@ -339,7 +362,9 @@ impl Driver {
     async fn on_outbox<T: std::marker::Send + 'static>(
         &self,
         what: &'static str,
-        job: impl FnOnce(&mut crate::outbox::Outbox) -> rusqlite::Result<T> + std::marker::Send + 'static,
+        job: impl FnOnce(&mut crate::outbox::Outbox) -> rusqlite::Result<T>
+        + std::marker::Send
+        + 'static,
     ) -> Result<Option<T>, Gone> {
         match self.outbox.call(job).await? {
             Ok(value) => Ok(Some(value)),

@@ -27,8 +27,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fieldpost_protocol::{
-    BATCH_READINGS_MAX, BridgeStatus, Epoch, Gen, Hello, Instance, Nonce, Seq, State, StoreId, Stream, StreamKey,
-    SyncAcks, VERSION,
+    BATCH_READINGS_MAX, BridgeStatus, Epoch, Gen, Hello, Instance, Nonce, Seq, State, StoreId,
+    Stream, StreamKey, SyncAcks, VERSION,
 };
 
 use crate::outbox::StreamInfo;
@@ -120,7 +120,10 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { publish_interval: Duration::from_secs(1), batch_readings_max: BATCH_READINGS_MAX }
+        Settings {
+            publish_interval: Duration::from_secs(1),
+            batch_readings_max: BATCH_READINGS_MAX,
+        }
     }
 }
 
@@ -157,7 +160,13 @@ pub struct Engine {
 
 impl Engine {
     /// `streams` and `store` as the outbox has them; `epoch` is the one that will be appended to.
-    pub fn new(settings: Settings, epoch: Epoch, streams: Vec<StreamInfo>, store: Option<StoreId>, seed: u64) -> Self {
+    pub fn new(
+        settings: Settings,
+        epoch: Epoch,
+        streams: Vec<StreamInfo>,
+        store: Option<StoreId>,
+        seed: u64,
+    ) -> Self {
         Engine::with_guards(settings, epoch, streams, store, seed, Guards::default())
     }
 
@@ -383,7 +392,8 @@ impl Engine {
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
             self.hello_no += 1;
-            let streams = self.flows.iter().filter(|flow| self.guards.tombstones || flow.floor <= flow.last);
+            let streams =
+                self.flows.iter().filter(|flow| self.guards.tombstones || flow.floor <= flow.last);
             let streams = streams.map(Flow::listed).collect();
             self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, streams));
         }
@@ -428,7 +438,10 @@ impl Engine {
         for flow in &mut self.flows {
             let unsent = flow.last - flow.sent.min(flow.last);
             let full = unsent >= self.settings.batch_readings_max as u64;
-            if unsent > 0 && flow.flush_to < flow.last && (due || full || flow.key.stream == Stream::Events) {
+            if unsent > 0
+                && flow.flush_to < flow.last
+                && (due || full || flow.key.stream == Stream::Events)
+            {
                 flow.flush_to = flow.last;
                 flushed |= flow.key.stream == Stream::Readings;
             }
@@ -446,11 +459,11 @@ impl Engine {
         }
     }
 
-    /// There is no such row any more: rows were dropped. The next [`handle_streams`](Self::handle_streams)
-    /// tells; until then the stream does not ask again.
-    pub fn handle_gone(&mut self, key: StreamKey) {
+    /// The batch could not be read: rows were dropped, or the disk does not answer. The stream
+    /// asks again after its resend time; [`handle_streams`](Self::handle_streams) may tell before.
+    pub fn handle_unreadable(&mut self, now: Duration, key: StreamKey) {
         if let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == key) {
-            flow.sent = flow.last;
+            flow.handle_unreadable(now);
         }
     }
 
@@ -467,7 +480,8 @@ impl Engine {
             return hello;
         }
         let rto = self.flows.iter().filter_map(|flow| flow.rto_at).min();
-        let unflushed = self.flows.iter().any(|flow| flow.flush_to < flow.last && flow.sent < flow.last);
+        let unflushed =
+            self.flows.iter().any(|flow| flow.flush_to < flow.last && flow.sent < flow.last);
         let flush = unflushed.then_some(self.flush_at);
         [hello, rto, flush].into_iter().flatten().min()
     }
@@ -495,6 +509,16 @@ impl Engine {
     /// Since when rows wait without any progress.
     pub fn no_progress_since(&self) -> Option<Duration> {
         (self.waiting() > 0).then_some(self.last_progress)
+    }
+
+    /// Streams whose first row goes alone and still gets no sync ack.
+    pub fn stuck(&self) -> impl Iterator<Item = StreamKey> {
+        self.flows.iter().filter(|flow| flow.is_stuck()).map(|flow| flow.key)
+    }
+
+    /// The bridge reads no version of ours: nothing is sent.
+    pub fn is_mute(&self) -> bool {
+        self.mute
     }
 
     /// The storage that is believed.

@@ -126,7 +126,11 @@ impl Intake {
     }
 
     /// One commit of all that waits. True if it failed and has to be tried again.
-    async fn commit(&mut self, pending: &mut Vec<Measured>, events: &mut Vec<NewEvent>) -> Result<bool, Gone> {
+    async fn commit(
+        &mut self,
+        pending: &mut Vec<Measured>,
+        events: &mut Vec<NewEvent>,
+    ) -> Result<bool, Gone> {
         let (readings, news) = (std::mem::take(pending), std::mem::take(events));
         let job = move |outbox: &mut Outbox| {
             let result = outbox.append(&readings, &news, Now::read());

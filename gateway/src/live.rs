@@ -32,7 +32,8 @@ impl Live {
             if newest.len() >= SOURCES_MAX && !newest.contains_key(&reading.source) {
                 continue;
             }
-            let value = Newest { boot_ms: reading.boot_ms, metrics: reading.metrics.clone(), fresh: true };
+            let value =
+                Newest { boot_ms: reading.boot_ms, metrics: reading.metrics.clone(), fresh: true };
             newest.insert(reading.source.clone(), value);
         }
     }

@@ -224,7 +224,8 @@ impl Outbox {
     /// Every stream that a hello lists: all with an epoch row, oldest first, then tombstones.
     pub fn streams(&self) -> rusqlite::Result<Vec<StreamInfo>> {
         let mut all: Vec<StreamInfo> = self.streams.values().map(Row::info).collect();
-        let mut statement = self.conn.prepare_cached("SELECT epoch, stream, last FROM tombstone ORDER BY id")?;
+        let mut statement =
+            self.conn.prepare_cached("SELECT epoch, stream, last FROM tombstone ORDER BY id")?;
         let tombstones = statement.query_map([], |row| {
             let key = StreamKey { epoch: Epoch(row.get(0)?), stream: schema::stream_of(row, 1)? };
             let last = row.get::<_, i64>(2)? as Seq;
@@ -299,19 +300,23 @@ impl Outbox {
 
     /// The storage that this gateway trusts.
     pub fn pinned_store(&self) -> rusqlite::Result<Option<StoreId>> {
-        let store = self.conn.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0));
+        let store =
+            self.conn.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0));
         Ok(store.optional()?.map(StoreId))
     }
 
     /// Trusts a storage from now on.
     pub fn pin_store(&mut self, store: StoreId) -> rusqlite::Result<()> {
-        self.conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1)", [store.0])?;
+        self.conn
+            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1)", [store.0])?;
         Ok(())
     }
 
     /// Bytes in used pages.
     pub fn used_bytes(&self) -> rusqlite::Result<u64> {
-        let pragma = |name: &str| self.conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+        let pragma = |name: &str| {
+            self.conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+        };
         Ok((pragma("page_count")? - pragma("freelist_count")?).max(0) as u64 * schema::PAGE_BYTES)
     }
 

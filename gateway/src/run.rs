@@ -86,9 +86,19 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let mut handles = Vec::new();
     let mut ports = Vec::new();
     for port in &config.ports {
-        let handle = serial::spawn(port.clone(), clock::boottime_ms, readings_in.clone(), port_events_in.clone());
+        let handle = serial::spawn(
+            port.clone(),
+            clock::boottime_ms,
+            readings_in.clone(),
+            port_events_in.clone(),
+        );
         let counters = handle.counters.clone();
-        ports.push(Port { name: port.name.clone(), path: port.path.clone(), open: false, counters });
+        ports.push(Port {
+            name: port.name.clone(),
+            path: port.path.clone(),
+            open: false,
+            counters,
+        });
         handles.push(handle);
     }
     let system = config.system.enabled.then(|| {
@@ -145,7 +155,9 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     tracing::info!(accepted = counted.accepted.load(Ordering::Relaxed), "stopped");
     match end {
         Ok(End::Shutdown) => {}
-        Ok(End::Outbox(error)) => anyhow::bail!("{error}; start the gateway again, it will move the file aside"),
+        Ok(End::Outbox(error)) => {
+            anyhow::bail!("{error}; start the gateway again, it will move the file aside")
+        }
         Err(gone) => return Err(gone.into()),
     }
     flushed.context("the intake ended by a panic")??;

@@ -216,15 +216,30 @@ impl Printed {
         let _ = writeln!(
             text,
             "readings  {} accepted, {refused} refused (ports {}, full {}, in doubt {}), {} dropped",
-            readings.accepted, readings.refused_by_ports, readings.refused_full, readings.refused_in_doubt,
+            readings.accepted,
+            readings.refused_by_ports,
+            readings.refused_full,
+            readings.refused_in_doubt,
             readings.dropped
         );
         for port in &self.ports {
             let open = if port.open { "open" } else { "NOT OPEN" };
-            let _ = writeln!(text, "port      {} {} {open}, {} lines lost", port.name, port.path.display(), port.lines_lost);
+            let _ = writeln!(
+                text,
+                "port      {} {} {open}, {} lines lost",
+                port.name,
+                port.path.display(),
+                port.lines_lost
+            );
         }
         for alert in &self.alerts {
-            let _ = writeln!(text, "{:<9} {}: {}", alert.severity.to_uppercase(), alert.name, alert.message);
+            let _ = writeln!(
+                text,
+                "{:<9} {}: {}",
+                alert.severity.to_uppercase(),
+                alert.name,
+                alert.message
+            );
         }
         text
     }

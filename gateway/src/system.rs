@@ -13,7 +13,12 @@ use crate::serial::Measured;
 
 /// Measures the machine every `interval` and hands it to the queue as a port does: without
 /// waiting. `disk_of`: the file whose disk is watched.
-pub async fn run(interval: Duration, disk_of: PathBuf, clock: fn() -> i64, readings: mpsc::Sender<Measured>) {
+pub async fn run(
+    interval: Duration,
+    disk_of: PathBuf,
+    clock: fn() -> i64,
+    readings: mpsc::Sender<Measured>,
+) {
     let source: Arc<str> = "system".into();
     let mut machine = Machine::new(disk_of);
     let mut ticks = tokio::time::interval(interval);
@@ -42,7 +47,10 @@ impl Machine {
         Machine {
             system: System::new_with_specifics(memory).ok(),
             components: Components::new_with_refreshed_list().ok(),
-            disks: Disks::new_with_refreshed_list_specifics(DiskRefreshKind::nothing().with_storage()).ok(),
+            disks: Disks::new_with_refreshed_list_specifics(
+                DiskRefreshKind::nothing().with_storage(),
+            )
+            .ok(),
             disk_of: disk_of.canonicalize().unwrap_or(disk_of),
         }
     }
@@ -73,7 +81,10 @@ impl Machine {
     fn temperature(&mut self) -> Option<f64> {
         let components = self.components.as_mut()?;
         components.refresh(false);
-        let celsius = components.iter().filter_map(|component| component.temperature()).find(|c| c.is_finite())?;
+        let celsius = components
+            .iter()
+            .filter_map(|component| component.temperature())
+            .find(|c| c.is_finite())?;
         Some((f64::from(celsius) * 10.0).round() / 10.0)
     }
 
@@ -94,7 +105,9 @@ mod tests {
     #[test]
     fn the_machine_has_memory_and_a_disk() {
         let metrics = Machine::new("/".into()).measure();
-        assert!(matches!(metrics.get("memory_available_bytes"), Some(Value::Int(bytes)) if *bytes > 1_000_000));
+        assert!(
+            matches!(metrics.get("memory_available_bytes"), Some(Value::Int(bytes)) if *bytes > 1_000_000)
+        );
         assert_eq!(metrics.len(), 4);
     }
 }

@@ -1,5 +1,7 @@
 //! The real programs, end to end, with the faults that the first users will meet.
 
+#![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
+
 mod backlog;
 mod disk;
 mod faults;

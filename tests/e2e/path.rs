@@ -1,10 +1,10 @@
 //! The path of a reading with nothing in its way.
 
 use std::process::Command;
-use std::time::Duration;
 
 use fieldpost_demo::judge::Watch;
-use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
+use fieldpost_demo::ledger::Ledger;
+use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{assert_clean, settings};
 
@@ -81,17 +81,16 @@ fn a_board_that_is_unplugged_is_an_alert_in_storage_and_goes_on_when_it_is_back(
     let sent = rig.ledger.len();
     wait_until("accepting", SOON, || Ok(rig.accepted()?.len() as u64 >= sent))?;
     board.unplug()?;
+    let storage = rig.world.storage();
     let alert = |state: &str| {
-        let conn = fieldpost_demo::judge::read_only(&rig.world.storage())?;
+        let conn = fieldpost_demo::judge::read_only(&storage)?;
         let sql = "SELECT count(*) FROM alerts WHERE name = 'port_lost' AND about = 'arduino' AND state = ?1";
         anyhow::Ok(conn.query_row(sql, [state], |row| row.get::<_, i64>(0))?)
     };
     wait_until("the alert", SOON, || Ok(alert("raised")? >= 1))?;
-    rig.board =
-        Some(fieldpost_demo::board::Board::start(&rig.world.port(), 20.0, rig.ledger.clone())?);
+    // The new board counts from 1 again, as one that was reset does.
+    rig.ledger = Ledger::default();
+    rig.plug(20.0)?;
     wait_until("its end", SOON, || Ok(alert("cleared")? >= 1))?;
-    // The new board counts from 1 again, as one that was reset does: by then its lines are
-    // in storage under numbers that are there already.
-    pass(Duration::from_millis(1));
-    Ok(())
+    rig.wait_stored(sent + 20)
 }

@@ -1,5 +1,6 @@
 //! `cargo demo`: one run, for a person to watch or a program to read.
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use fieldpost_gateway::config::{Config, process_environment};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::board::Board;
 use crate::judge::{self, OutboxWatch, Watch};
@@ -284,6 +286,16 @@ fn folder(cli: &Cli) -> anyhow::Result<PathBuf> {
         return Ok(dir.clone());
     }
     let dir = Path::new("target").join("demo");
+    std::fs::create_dir_all("target").context("making the folder target")?;
+    let lock = File::create("target/demo.lock").context("making target/demo.lock")?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "another demo runs in {}; give this one a folder of its own: --dir NEW",
+            dir.display()
+        );
+    }
+    // Held until the process ends.
+    std::mem::forget(lock);
     if dir.exists() {
         std::fs::remove_dir_all(&dir).with_context(|| format!("clearing {}", dir.display()))?;
     }

@@ -26,7 +26,9 @@ impl Driver {
                 self.alerts.raise(boot_ms, "port_lost", Some(&port), Severity::Warning, reason);
             }
             PortEvent::Hint { port, text } => tracing::warn!(%port, "{text}"),
-            PortEvent::Boot { port, text } => tracing::info!(%port, board = text, "the board has started"),
+            PortEvent::Boot { port, text } => {
+                tracing::info!(%port, board = text, "the board has started")
+            }
         }
     }
 
@@ -49,7 +51,8 @@ impl Driver {
     pub(super) fn judge_health(&mut self, now: Duration) {
         let boot_ms = now.as_millis() as i64;
         let limit = self.config.alerts.no_sync_ack_after;
-        let stalled = self.engine.no_progress_since().is_some_and(|since| now.saturating_sub(since) >= limit);
+        let stalled =
+            self.engine.no_progress_since().is_some_and(|since| now.saturating_sub(since) >= limit);
         if stalled && self.connection.is_some() {
             let waiting = self.engine.waiting();
             let message = format!(
@@ -61,13 +64,36 @@ impl Driver {
         } else if !stalled {
             self.alerts.clear(boot_ms, "no_sync_ack", None, "storage acknowledges again");
         }
+        self.clear_sync_alerts(boot_ms);
         let unsynced = self.base.is_none() && !clock::synchronised();
         let running = boot_ms - self.started.boot_ms;
         if !unsynced {
             self.alerts.clear(boot_ms, "clock_unsynced", None, "the time is known");
         } else if running >= self.config.alerts.clock_unsynced_after.as_millis() as i64 {
-            let message = "neither NTP nor a bridge has told the time; readings may end up marked unsynced";
+            let message =
+                "neither NTP nor a bridge has told the time; readings may end up marked unsynced";
             self.alerts.raise(boot_ms, "clock_unsynced", None, Severity::Warning, message);
+        }
+    }
+
+    /// Alerts of the sync protocol that are over.
+    fn clear_sync_alerts(&mut self, boot_ms: i64) {
+        if self.engine.is_confirmed() && !self.engine.is_mute() {
+            self.alerts.clear(
+                boot_ms,
+                "no_common_version",
+                None,
+                "gateway and bridge have a version in common",
+            );
+        }
+        let stuck: Vec<String> = self.engine.stuck().map(|key| key.to_string()).collect();
+        let raised = self.alerts.raised().filter(|alert| alert.name == "row_stuck");
+        let over: Vec<String> = raised
+            .filter_map(|alert| alert.about.clone())
+            .filter(|about| !stuck.contains(about))
+            .collect();
+        for about in over {
+            self.alerts.clear(boot_ms, "row_stuck", Some(&about), "the row got its sync ack");
         }
     }
 
@@ -117,7 +143,11 @@ impl Driver {
             pid: std::process::id(),
             written: now.wall_ms,
             uptime_s: ((now.boot_ms - self.started.boot_ms) / 1_000).max(0) as u64,
-            clock: self.base.map_or(if now.synchronised { "ntp" } else { "unsynced" }, |(_, clock)| clock.as_str()),
+            clock: self
+                .base
+                .map_or(if now.synchronised { "ntp" } else { "unsynced" }, |(_, clock)| {
+                    clock.as_str()
+                }),
             broker,
             last_error: self.last_error.clone(),
             store: self.engine.store(),

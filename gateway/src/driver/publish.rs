@@ -29,19 +29,21 @@ impl Driver {
     /// The connection takes one more message that needs a puback.
     fn has_room(&self) -> bool {
         let window = usize::from(crate::run::INFLIGHT_MAX) - crate::run::INFLIGHT_RESERVED;
-        self.connection.is_some() && self.session.as_ref().is_some_and(|session| session.inflight() < window)
+        self.connection.is_some()
+            && self.session.as_ref().is_some_and(|session| session.inflight() < window)
     }
 
     async fn send_batch(&mut self, key: StreamKey, from: Seq, rows_max: usize) -> Result<(), Gone> {
-        let read = self.on_outbox("a batch", move |outbox| outbox.read_batch(key, from, rows_max)).await?;
+        let read =
+            self.on_outbox("a batch", move |outbox| outbox.read_batch(key, from, rows_max)).await?;
         let Some(Some(batch)) = read else {
-            self.engine.handle_gone(key);
+            self.engine.handle_unreadable(clock::boottime(), key);
             return Ok(());
         };
         let Some((base, clock)) = batch.base else {
             // A state has told the time before anything may be sent, so this is a disk that
             // refused to write it down: the next hello tries again.
-            self.engine.handle_gone(key);
+            self.engine.handle_unreadable(clock::boottime(), key);
             return Ok(());
         };
         let envelope = Envelope {
@@ -94,7 +96,12 @@ impl Driver {
         self.last_live = Some(now);
         for (source, boot_ms, values) in self.live.take() {
             let live = Live { time: self.unix_ms(boot_ms), values };
-            self.publish(Topic::Live(self.device.clone(), source.to_string()), live.to_json(), Qos::AtMostOnce, false);
+            self.publish(
+                Topic::Live(self.device.clone(), source.to_string()),
+                live.to_json(),
+                Qos::AtMostOnce,
+                false,
+            );
         }
     }
 

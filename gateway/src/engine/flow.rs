@@ -192,8 +192,8 @@ impl Flow {
     /// this connection was.
     pub(super) fn may_send(&self, all_answered: bool) -> bool {
         let listed = self.answered || (self.new_here && all_answered);
-        let alone = self.stalls >= STALLS_ONE_BATCH;
-        listed && self.sent < self.last.min(self.flush_to) && !(alone && !self.in_flight.is_empty())
+        let window_open = self.stalls < STALLS_ONE_BATCH || self.in_flight.is_empty();
+        listed && window_open && self.sent < self.last.min(self.flush_to)
     }
 
     pub(super) fn handle_sent(&mut self, now: Duration, last: Seq, bytes: usize, jitter: f64) {
@@ -202,6 +202,15 @@ impl Flow {
         if self.rto_at.is_none() {
             self.rto_at = Some(now + self.rto.mul_f64(1.0 + 0.1 * jitter));
         }
+    }
+
+    pub(super) fn handle_unreadable(&mut self, now: Duration) {
+        self.sent = self.last;
+        self.rto_at = Some(self.rto_at.unwrap_or(now + self.rto));
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stalls >= STALLS_HALVE && self.rows_max == 1
     }
 
     pub(super) fn bytes_in_flight(&self) -> usize {

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use fieldpost_protocol::{Epoch, Gen, HELLO_STREAMS_MAX, Hello, HelloStream, Nonce, State, VERSION};
+use fieldpost_protocol::{
+    Epoch, Gen, HELLO_STREAMS_MAX, Hello, HelloStream, Nonce, State, VERSION,
+};
 
 use super::Guards;
 
@@ -43,15 +45,34 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(now: Duration, nonce: Nonce, no: u64, epoch: Epoch, streams: Vec<HelloStream>) -> Self {
-        let page = |streams: &[HelloStream]| Page { streams: streams.to_vec(), answered: None, sent: false };
+    pub(super) fn new(
+        now: Duration,
+        nonce: Nonce,
+        no: u64,
+        epoch: Epoch,
+        streams: Vec<HelloStream>,
+    ) -> Self {
+        let page = |streams: &[HelloStream]| Page {
+            streams: streams.to_vec(),
+            answered: None,
+            sent: false,
+        };
         let mut pages: Vec<Page> = streams.chunks(HELLO_STREAMS_MAX).map(page).collect();
         if pages.is_empty() {
             // Nothing to list yet: the store and the time are asked for all the same.
             pages.push(page(&[]));
         }
         let attempts = VecDeque::from([(1, now)]);
-        Open { nonce, no, epoch, pages, attempt: 1, attempts, backoff: RETRY_FIRST, retry_at: now + RETRY_FIRST }
+        Open {
+            nonce,
+            no,
+            epoch,
+            pages,
+            attempt: 1,
+            attempts,
+            backoff: RETRY_FIRST,
+            retry_at: now + RETRY_FIRST,
+        }
     }
 
     /// The next page to send; after the retry time all unanswered ones once more.
@@ -101,7 +122,10 @@ impl Open {
             None => self.attempts[0].1,
         };
         self.pages[at].answered = Some(state.r#gen);
-        Some(Answer { sent_at, complete: self.pages.iter().all(|page| page.answered == Some(state.r#gen)) })
+        Some(Answer {
+            sent_at,
+            complete: self.pages.iter().all(|page| page.answered == Some(state.r#gen)),
+        })
     }
 
     /// The storage was restored between two pages: the earlier answers are void.

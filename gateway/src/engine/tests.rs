@@ -88,7 +88,10 @@ impl Bench {
 }
 
 fn state(hello: &Hello, r#gen: Gen, hi: impl Fn(StreamKey) -> Seq) -> State {
-    let listed = |stream: &fieldpost_protocol::HelloStream| StateStream { key: stream.key, hi: hi(stream.key) };
+    let listed = |stream: &fieldpost_protocol::HelloStream| StateStream {
+        key: stream.key,
+        hi: hi(stream.key),
+    };
     State {
         v: 1,
         nonce: hello.nonce,
@@ -112,7 +115,10 @@ fn nothing_is_sent_before_a_state_has_listed_the_stream() {
     assert_eq!(bench.poll(secs(0)), None, "offline");
     bench.engine.handle_connected(secs(0));
     let hello = bench.hello(secs(0));
-    assert_eq!(hello.streams, [fieldpost_protocol::HelloStream { key: readings(1), floor: 1, last: 2_500 }]);
+    assert_eq!(
+        hello.streams,
+        [fieldpost_protocol::HelloStream { key: readings(1), floor: 1, last: 2_500 }]
+    );
     assert_eq!(bench.send_all(secs(1)), []);
     bench.answer(secs(1), &hello, |_| 1_000);
     assert_eq!(bench.send_all(secs(1)), [(readings(1), 1_001, 2_000), (readings(1), 2_001, 2_500)]);
@@ -165,7 +171,11 @@ fn a_state_with_another_nonce_or_of_another_store_changes_nothing() {
     assert_eq!((bench.acked(readings(1)), bench.engine.dropped.states), (60, 1));
     bench.answer(secs(1), &hello, |_| 70);
     bench.answer(secs(1), &hello, |_| 10);
-    assert_eq!((bench.acked(readings(1)), bench.engine.dropped.states), (70, 2), "the page was answered");
+    assert_eq!(
+        (bench.acked(readings(1)), bench.engine.dropped.states),
+        (70, 2),
+        "the page was answered"
+    );
 
     bench.engine.handle_connected(secs(2));
     let hello = bench.hello(secs(2));
@@ -224,7 +234,11 @@ fn a_stream_that_makes_no_progress_is_halved_and_newer_epochs_go_on() {
     assert_eq!(sizes.last(), Some(&1));
     assert!(sizes.contains(&500) && sizes.contains(&250));
     bench.sync_ack(secs(20_000), readings(1), 1, 1);
-    assert_eq!(bench.send_all(secs(20_001)).first(), Some(&(readings(1), 2, 3)), "then it grows again");
+    assert_eq!(
+        bench.send_all(secs(20_001)).first(),
+        Some(&(readings(1), 2, 3)),
+        "then it grows again"
+    );
 }
 
 #[test]
@@ -254,7 +268,10 @@ fn a_hello_of_many_streams_is_paged_and_each_stream_waits_for_its_page() {
     assert_eq!(again[0].nonce, pages[0].nonce);
     bench.answer(secs(6), &again[0], |_| 1);
     bench.answer(secs(6), &again[1], |_| 1);
-    assert!(bench.send_all(secs(6)).contains(&(readings(200), 1, 5)), "a stream that no page listed");
+    assert!(
+        bench.send_all(secs(6)).contains(&(readings(200), 1, 5)),
+        "a stream that no page listed"
+    );
 }
 
 #[test]
@@ -270,7 +287,11 @@ fn a_bridge_of_another_instance_is_greeted_within_ten_seconds() {
         time: None,
     };
     bench.engine.handle_bridge_status(secs(1), &status(1));
-    assert_eq!(bench.poll(secs(12)), None, "the retained status of the bridge that has just answered");
+    assert_eq!(
+        bench.poll(secs(12)),
+        None,
+        "the retained status of the bridge that has just answered"
+    );
     bench.engine.handle_bridge_status(secs(20), &status(2));
     assert!(matches!(bench.poll(secs(31)), Some(Send::Hello(_))));
 }
@@ -296,7 +317,9 @@ fn a_bridge_that_reads_another_version_gets_nothing() {
     let mut bench = Bench::new(vec![info(readings(1), 1, 10, 0)]);
     bench.engine.handle_connected(secs(0));
     let hello = bench.hello(secs(0));
-    bench.engine.handle_state(secs(0), &State { versions: vec![2, 3], ..state(&hello, GEN, |_| 0) });
+    bench
+        .engine
+        .handle_state(secs(0), &State { versions: vec![2, 3], ..state(&hello, GEN, |_| 0) });
     assert_eq!(bench.send_all(secs(60)), []);
     assert!(bench.notices().contains(&Notice::NoCommonVersion(vec![2, 3])));
     assert!(bench.engine.poll_timeout().unwrap() > secs(60), "and no busy loop");

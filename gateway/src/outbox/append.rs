@@ -75,7 +75,8 @@ impl Outbox {
             self.seal_old_tails().map_err(AppendError::Failed)?;
         }
         if self.current.base.is_none() && now.synchronised {
-            self.fix_bases(now.skew_ms(), fieldpost_protocol::Clock::Ntp).map_err(AppendError::Failed)?;
+            self.fix_bases(now.skew_ms(), fieldpost_protocol::Clock::Ntp)
+                .map_err(AppendError::Failed)?;
         }
         let readings = readings.iter().map(|measured| self.reading(measured)).collect();
         let outcome = self.transact(readings, events);
@@ -98,7 +99,11 @@ impl Outbox {
         Reading { source: measured.source.clone(), offset_ms, metrics: measured.metrics.clone() }
     }
 
-    fn transact(&mut self, mut readings: Vec<Reading>, events: &[NewEvent]) -> Result<Outcome, AppendError> {
+    fn transact(
+        &mut self,
+        mut readings: Vec<Reading>,
+        events: &[NewEvent],
+    ) -> Result<Outcome, AppendError> {
         let transaction = self.conn.unchecked_transaction().map_err(AppendError::Failed)?;
         let mut outcome = Outcome {
             epoch_id: self.current.id,
@@ -109,7 +114,8 @@ impl Outbox {
             saved: Vec::new(),
             reload: false,
         };
-        let room = self.make_room(&transaction, &readings, &mut outcome).map_err(AppendError::Failed)?;
+        let room =
+            self.make_room(&transaction, &readings, &mut outcome).map_err(AppendError::Failed)?;
         if !room {
             outcome.appended.refused_full = readings.len();
             readings.clear();
@@ -168,12 +174,22 @@ impl Outbox {
             rest = after;
             outcome.saved = seal::save_streams(transaction, &self.streams)?;
         }
-        let mut insert = transaction
-            .prepare_cached("INSERT INTO tail (epoch, seq, t, source, body) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO tail (epoch, seq, t, source, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
         for reading in rest {
             outcome.readings_last += 1;
-            let body = reading.metrics.to_json().expect("a port's decoder makes null of what is not finite");
-            insert.execute(params![id, outcome.readings_last as i64, reading.offset_ms, &*reading.source, body])?;
+            let body = reading
+                .metrics
+                .to_json()
+                .expect("a port's decoder makes null of what is not finite");
+            insert.execute(params![
+                id,
+                outcome.readings_last as i64,
+                reading.offset_ms,
+                &*reading.source,
+                body
+            ])?;
         }
         outcome.tail += rest.len();
         Ok(())
@@ -216,7 +232,8 @@ impl Outbox {
 
     /// The transaction has committed: memory follows.
     fn apply(&mut self, outcome: Outcome) -> Appended {
-        let Outcome { epoch_id, tail, readings_last, events_last, appended, saved, reload } = outcome;
+        let Outcome { epoch_id, tail, readings_last, events_last, appended, saved, reload } =
+            outcome;
         self.current.id = epoch_id;
         self.current.tail = tail;
         for (at, values) in saved {
@@ -225,7 +242,8 @@ impl Outbox {
             }
         }
         if let Some(id) = epoch_id {
-            for (stream, last) in [(Stream::Readings, readings_last), (Stream::Events, events_last)] {
+            for (stream, last) in [(Stream::Readings, readings_last), (Stream::Events, events_last)]
+            {
                 if last > 0 {
                     let key = self.current.key(stream);
                     let new = Row { key, floor: 1, last, acked: 0, confirmed: 0, saved: (0, 0) };
@@ -240,8 +258,13 @@ impl Outbox {
     }
 }
 
-fn insert_epoch(transaction: &Transaction<'_>, current: &Current, boot_id: &str) -> rusqlite::Result<()> {
-    let (base, clock) = current.base.map_or((None, None), |(base, clock)| (Some(base), Some(clock.as_str())));
+fn insert_epoch(
+    transaction: &Transaction<'_>,
+    current: &Current,
+    boot_id: &str,
+) -> rusqlite::Result<()> {
+    let (base, clock) =
+        current.base.map_or((None, None), |(base, clock)| (Some(base), Some(clock.as_str())));
     transaction
         .prepare_cached(
             "INSERT INTO epoch (epoch, boot, start_ms, wall_ms, base, clock) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

@@ -16,12 +16,20 @@ impl Lock {
     pub(super) fn take(outbox: &Path) -> Result<Lock, OpenError> {
         let path = super::schema::beside(outbox, ".lock");
         let io = |source| OpenError::Io { path: path.clone(), source };
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
-            return Err(OpenError::Locked { path: outbox.to_owned(), holder: holder.trim().to_owned() });
+            return Err(OpenError::Locked {
+                path: outbox.to_owned(),
+                holder: holder.trim().to_owned(),
+            });
         }
         file.set_len(0).map_err(io)?;
         file.rewind().map_err(io)?;

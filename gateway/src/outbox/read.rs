@@ -31,8 +31,15 @@ pub struct Batch {
 impl Outbox {
     /// The batch that begins at `from`, at most `rows_max` rows; `None` where there is no such
     /// row (any more).
-    pub fn read_batch(&self, key: StreamKey, from: Seq, rows_max: usize) -> rusqlite::Result<Option<Batch>> {
-        let Some((&(id, _), row)) = self.streams.iter().find(|(_, row)| row.key == key) else { return Ok(None) };
+    pub fn read_batch(
+        &self,
+        key: StreamKey,
+        from: Seq,
+        rows_max: usize,
+    ) -> rusqlite::Result<Option<Batch>> {
+        let Some((&(id, _), row)) = self.streams.iter().find(|(_, row)| row.key == key) else {
+            return Ok(None);
+        };
         if from < row.floor || from > row.last {
             return Ok(None);
         }
@@ -44,13 +51,24 @@ impl Outbox {
             },
         };
         let Some((n, body)) = found else { return Ok(None) };
-        let command_ack = key.stream == Stream::Events && Event::decode(&body).is_ok_and(|event| event.is_command_ack());
+        let command_ack = key.stream == Stream::Events
+            && Event::decode(&body).is_ok_and(|event| event.is_command_ack());
         let Row { floor, last, .. } = *row;
-        Ok(Some(Batch { key, first: from, n: n as u64, floor, last, base: self.base_of(id)?, command_ack, body }))
+        Ok(Some(Batch {
+            key,
+            first: from,
+            n: n as u64,
+            floor,
+            last,
+            base: self.base_of(id)?,
+            command_ack,
+            body,
+        }))
     }
 
     fn base_of(&self, epoch_id: i64) -> rusqlite::Result<Option<(i64, Clock)>> {
-        let mut statement = self.conn.prepare_cached("SELECT base, clock FROM epoch WHERE id = ?1")?;
+        let mut statement =
+            self.conn.prepare_cached("SELECT base, clock FROM epoch WHERE id = ?1")?;
         let (base, clock): (Option<i64>, Option<String>) =
             statement.query_row([epoch_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let clock = match clock.as_deref() {
@@ -62,22 +80,34 @@ impl Outbox {
     }
 
     fn read_event(&self, id: i64, seq: Seq) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
-        let mut statement = self.conn.prepare_cached("SELECT body FROM event WHERE epoch = ?1 AND seq = ?2")?;
+        let mut statement =
+            self.conn.prepare_cached("SELECT body FROM event WHERE epoch = ?1 AND seq = ?2")?;
         statement.query_row(params![id, seq as i64], |row| Ok((1, row.get(0)?))).optional()
     }
 
     /// A segment that begins at `from` goes as it is; of one that contains `from` the rest is
     /// encoded anew, so that rows which left the tail a second ago are not all sent twice.
-    fn read_segment(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+    fn read_segment(
+        &self,
+        id: i64,
+        from: Seq,
+        rows_max: usize,
+    ) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT first, last, body FROM segment WHERE epoch = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1",
         )?;
         let found = statement
             .query_row(params![id, from as i64], |row| {
-                Ok((row.get::<_, i64>(0)? as Seq, row.get::<_, i64>(1)? as Seq, row.get::<_, Vec<u8>>(2)?))
+                Ok((
+                    row.get::<_, i64>(0)? as Seq,
+                    row.get::<_, i64>(1)? as Seq,
+                    row.get::<_, Vec<u8>>(2)?,
+                ))
             })
             .optional()?;
-        let Some((first, last, body)) = found.filter(|(_, last, _)| *last >= from) else { return Ok(None) };
+        let Some((first, last, body)) = found.filter(|(_, last, _)| *last >= from) else {
+            return Ok(None);
+        };
         let n = (last - first + 1) as usize;
         if first == from && n <= rows_max {
             return Ok(Some((n, body)));
@@ -92,7 +122,12 @@ impl Outbox {
         }
     }
 
-    fn read_rows(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+    fn read_rows(
+        &self,
+        id: i64,
+        from: Seq,
+        rows_max: usize,
+    ) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
         let rows = seal::read_tail(&self.conn, id, from, rows_max.min(BATCH_READINGS_MAX))?;
         let readings: Vec<Reading> = rows.into_iter().map(|(_, reading)| reading).collect();
         Ok(first_run(&readings, rows_max))
@@ -107,7 +142,9 @@ impl Outbox {
         for (&(id, stream), row) in &self.streams {
             let mut from = row.floor;
             while stream == Stream::Readings && from <= row.last {
-                let Some(batch) = self.read_batch(row.key, from, BATCH_READINGS_MAX)? else { break };
+                let Some(batch) = self.read_batch(row.key, from, BATCH_READINGS_MAX)? else {
+                    break;
+                };
                 let Ok(readings) = decode_readings(&batch.body, batch.n) else { break };
                 let base = self.base_of(id)?;
                 for (at, reading) in readings.iter().enumerate() {

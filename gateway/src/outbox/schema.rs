@@ -147,9 +147,11 @@ pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenErr
 fn identify(path: &Path, conn: &Connection) -> Result<i64, OpenError> {
     let pragma = |name| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let failed = |error| classify(path, error);
-    let (application, version) = (pragma("application_id").map_err(failed)?, pragma("user_version").map_err(failed)?);
-    let tables: i64 =
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let (application, version) =
+        (pragma("application_id").map_err(failed)?, pragma("user_version").map_err(failed)?);
+    let tables: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(failed)?;
     match (application, version, tables) {
         (0, 0, 0) => Ok(0),
         (APPLICATION_ID, SCHEMA_VERSION, _) => Ok(version),
@@ -172,7 +174,8 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
 fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
     let transaction = conn.unchecked_transaction()?;
     transaction.execute_batch(TABLES)?;
-    transaction.execute("INSERT INTO meta (key, value) VALUES ('device', ?1)", [device.as_str()])?;
+    transaction
+        .execute("INSERT INTO meta (key, value) VALUES ('device', ?1)", [device.as_str()])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
@@ -214,9 +217,10 @@ fn classify(path: &Path, error: rusqlite::Error) -> OpenError {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             OpenError::Damaged { path: path.to_owned(), why: error.to_string() }
         }
-        Some(ErrorCode::CannotOpen) => {
-            OpenError::Io { path: path.to_owned(), source: std::io::Error::other(error.to_string()) }
-        }
+        Some(ErrorCode::CannotOpen) => OpenError::Io {
+            path: path.to_owned(),
+            source: std::io::Error::other(error.to_string()),
+        },
         _ => OpenError::Sqlite(error),
     }
 }

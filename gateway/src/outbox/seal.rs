@@ -71,7 +71,11 @@ pub(super) fn read_tail(
     let rows = statement.query_map(params![epoch_id, from as i64, limit], |row| {
         let body: String = row.get(3)?;
         let metrics = Metrics::from_json(&body).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(error))
+            rusqlite::Error::FromSqlConversionFailure(
+                3,
+                rusqlite::types::Type::Text,
+                Box::new(error),
+            )
         })?;
         let source: String = row.get(2)?;
         let seq = row.get::<_, i64>(0)? as Seq;
@@ -103,7 +107,8 @@ impl Outbox {
     pub(super) fn seal_old_tails(&mut self) -> rusqlite::Result<usize> {
         let transaction = self.conn.unchecked_transaction()?;
         let epochs: Vec<i64> = {
-            let mut statement = transaction.prepare("SELECT DISTINCT epoch FROM tail WHERE epoch IS NOT ?1")?;
+            let mut statement =
+                transaction.prepare("SELECT DISTINCT epoch FROM tail WHERE epoch IS NOT ?1")?;
             let ids = statement.query_map([self.current.id], |row| row.get(0))?;
             ids.collect::<rusqlite::Result<_>>()?
         };

@@ -33,13 +33,26 @@ impl Bench {
 }
 
 fn measured(n: i64) -> Measured {
-    let metrics = vec![("n".into(), Value::Int(n)), ("temp".into(), Value::Float(20.0 + n as f64 / 10.0)), ("noise".into(), noise(n))];
-    Measured { source: Arc::from("air"), boot_ms: NOW.boot_ms + n * 100, metrics: Metrics::new(metrics).unwrap() }
+    let metrics = vec![
+        ("n".into(), Value::Int(n)),
+        ("temp".into(), Value::Float(20.0 + n as f64 / 10.0)),
+        ("noise".into(), noise(n)),
+    ];
+    Measured {
+        source: Arc::from("air"),
+        boot_ms: NOW.boot_ms + n * 100,
+        metrics: Metrics::new(metrics).unwrap(),
+    }
 }
 
 /// Nothing that a column could compress.
 fn noise(n: i64) -> Value {
-    Value::Int((n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9) as i64)
+    Value::Int(
+        (n as u64)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .rotate_left(29)
+            .wrapping_mul(0xBF58_476D_1CE4_E5B9) as i64,
+    )
 }
 
 fn some(range: std::ops::Range<i64>) -> Vec<Measured> {
@@ -151,10 +164,13 @@ fn the_tail_can_be_asked_with_plain_sql_while_the_gateway_runs() {
     let mut outbox = bench.open();
     append(&mut outbox, 0..3);
     let other = Connection::open(bench.dir.path().join("outbox.db")).unwrap();
-    let temp: f64 = other.query_row("SELECT body->>'temp' FROM tail LIMIT 1", [], |row| row.get(0)).unwrap();
+    let temp: f64 =
+        other.query_row("SELECT body->>'temp' FROM tail LIMIT 1", [], |row| row.get(0)).unwrap();
     assert_eq!(temp, 20.0);
     let (time, source): (String, String) = other
-        .query_row("SELECT time, source FROM recent LIMIT 1", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row("SELECT time, source FROM recent LIMIT 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .unwrap();
     assert_eq!((time.as_str(), source.as_str()), ("2026-11-18 11:06:40", "air"));
 }
@@ -175,7 +191,11 @@ fn only_what_is_acked_and_confirmed_is_trimmed_and_the_floor_follows() {
     assert_eq!((info.floor, info.last, info.acked), (2_001, 3_000, 2_500));
     outbox.set_confirmed(None);
     outbox.set_acked(&[(key, 3_000)]);
-    assert_eq!(outbox.trim(NOW.wall_ms).unwrap(), Trimmed::default(), "another gen has confirmed nothing");
+    assert_eq!(
+        outbox.trim(NOW.wall_ms).unwrap(),
+        Trimmed::default(),
+        "another gen has confirmed nothing"
+    );
 }
 
 #[test]
@@ -224,7 +244,10 @@ fn a_full_outbox_refuses_readings_and_still_takes_events() {
         accepted += appended.readings;
         refused += appended.refused_full;
     }
-    assert!(accepted > 5_000 && refused > 0 && accepted + refused == 100_000, "{accepted} {refused}");
+    assert!(
+        accepted > 5_000 && refused > 0 && accepted + refused == 100_000,
+        "{accepted} {refused}"
+    );
     assert_eq!(outbox.append(&[], &[alert()], NOW).unwrap().events, 1);
     assert_eq!(held(&outbox).len(), accepted);
     assert!(outbox.used_bytes().unwrap() < bench.settings.size_bytes_max);
@@ -247,7 +270,8 @@ fn drop_oldest_makes_room_and_moves_floor_and_acked_together() {
         assert_eq!(appended.readings, 1_000);
         dropped += appended.dropped;
     }
-    let info = *outbox.streams().unwrap().iter().find(|info| info.key.stream == Stream::Readings).unwrap();
+    let info =
+        *outbox.streams().unwrap().iter().find(|info| info.key.stream == Stream::Readings).unwrap();
     assert_eq!((info.floor, info.acked), (dropped + 1, dropped));
     assert_eq!(held(&outbox), (dropped as i64..100_000).collect::<Vec<_>>());
 }
@@ -272,8 +296,10 @@ fn a_step_of_the_clock_begins_a_new_epoch_and_the_old_one_keeps_its_time() {
     let stepped = Now { wall_ms: NOW.wall_ms + 3_600_000, synchronised: true, ..NOW };
     outbox.append(&some(5..6), &[], stepped).unwrap();
     let streams = outbox.streams().unwrap();
-    let bases: Vec<_> =
-        streams.iter().map(|info| outbox.read_batch(info.key, 1, 1_000).unwrap().unwrap().base.unwrap().0).collect();
+    let bases: Vec<_> = streams
+        .iter()
+        .map(|info| outbox.read_batch(info.key, 1, 1_000).unwrap().unwrap().base.unwrap().0)
+        .collect();
     assert_eq!(bases, [NOW.wall_ms, NOW.wall_ms + 3_600_000]);
     assert_eq!(held(&outbox), (0..6).collect::<Vec<_>>());
 }
@@ -324,7 +350,10 @@ fn an_outbox_of_another_device_or_of_a_newer_gateway_is_refused_and_left_alone()
     let error = Outbox::open(bench.settings.clone(), NOW).err().unwrap();
     assert!(matches!(error, OpenError::OtherDevice { .. }), "{error}");
     bench.settings.device = "pi-1".parse().unwrap();
-    Connection::open(&bench.settings.path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    Connection::open(&bench.settings.path)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
     let before = std::fs::read(&bench.settings.path).unwrap();
     let error = Outbox::open(bench.settings.clone(), NOW).err().unwrap();
     assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
@@ -386,7 +415,10 @@ fn the_file_is_as_the_design_asks() {
     let bench = Bench::new();
     let outbox = bench.open();
     let pragma = |name: &str| {
-        outbox.conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0)).unwrap()
+        outbox
+            .conn
+            .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
+            .unwrap()
     };
     assert_eq!(pragma("page_size"), rusqlite::types::Value::Integer(1024));
     assert_eq!(pragma("journal_mode"), rusqlite::types::Value::Text("wal".into()));

@@ -41,7 +41,10 @@ impl OutboxThread {
     }
 
     /// Runs a job on the outbox and returns what it returns.
-    pub async fn call<T: Send + 'static>(&self, job: impl FnOnce(&mut Outbox) -> T + Send + 'static) -> Result<T, Gone> {
+    pub async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Outbox) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |outbox| {
             let _ = answer.send(job(outbox));

@@ -81,7 +81,14 @@ impl Outbox {
         let rows = statement.query_map([], |row| {
             let (first, last, bytes): (i64, i64, i64) = (row.get(2)?, row.get(3)?, row.get(4)?);
             let (first, last, bytes) = (first as Seq, last as Seq, bytes as u64);
-            Ok(Segment { id: row.get(0)?, epoch: row.get(1)?, first, last, bytes, newest_ms: row.get(5)? })
+            Ok(Segment {
+                id: row.get(0)?,
+                epoch: row.get(1)?,
+                first,
+                last,
+                bytes,
+                newest_ms: row.get(5)?,
+            })
         })?;
         rows.collect()
     }
@@ -95,7 +102,8 @@ impl Outbox {
         let mut rows = statement.query([])?;
         let (mut gone, mut stopped) = (Vec::new(), None);
         while let Some(row) = rows.next()? {
-            let (id, epoch, seq, time): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            let (id, epoch, seq, time): (i64, i64, i64, i64) =
+                (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
             if stopped == Some(epoch) {
                 continue;
             }
@@ -115,8 +123,8 @@ impl Outbox {
         transaction: &Transaction<'_>,
         acked_only: bool,
     ) -> rusqlite::Result<Option<u64>> {
-        let mut statement =
-            transaction.prepare_cached("SELECT id, epoch, first, last FROM segment ORDER BY epoch, first")?;
+        let mut statement = transaction
+            .prepare_cached("SELECT id, epoch, first, last FROM segment ORDER BY epoch, first")?;
         let mut rows = statement.query([])?;
         let mut oldest = None;
         while let Some(row) = rows.next()? {
@@ -152,14 +160,23 @@ impl Outbox {
              WHERE epoch.id IN ({EMPTY}) AND stream.last > 0"
         );
         transaction.execute(&bury, params![self.current.id])?;
-        transaction.execute(&format!("DELETE FROM stream WHERE epoch IN ({EMPTY})"), params![self.current.id])?;
-        transaction.execute(&format!("DELETE FROM epoch WHERE id IN ({EMPTY})"), params![self.current.id])?;
+        transaction.execute(
+            &format!("DELETE FROM stream WHERE epoch IN ({EMPTY})"),
+            params![self.current.id],
+        )?;
+        transaction.execute(
+            &format!("DELETE FROM epoch WHERE id IN ({EMPTY})"),
+            params![self.current.id],
+        )?;
         let dropped = transaction.execute(
             "DELETE FROM tombstone WHERE id NOT IN (SELECT id FROM tombstone ORDER BY id DESC LIMIT ?1)",
             [TOMBSTONES_MAX as i64],
         )?;
         if dropped > 0 {
-            tracing::warn!(dropped, "the oldest tombstones were dropped: what they name is known to storage alone");
+            tracing::warn!(
+                dropped,
+                "the oldest tombstones were dropped: what they name is known to storage alone"
+            );
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ counters! {
     refused_queue_full,
     /// Fragments that were dropped because the port was opened or lost in the middle of a line.
     partial,
+    /// Lines that carried a counter `#n`.
+    numbered,
     /// Lines that the board counted and that did not come whole: gaps in `#n`.
     lines_lost,
     /// Lines that came with the `#n` of the line before them. They are readings all the same.

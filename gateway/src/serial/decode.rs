@@ -156,6 +156,7 @@ impl Lines {
     }
 
     fn step(&mut self, body: &Body<'_>) {
+        count(&self.counters.numbered, u64::from(body.counter.is_some()));
         match body.counter.map(|counter| self.line_counter.step(counter)) {
             Some(Step::Lost(lines)) => count(&self.counters.lines_lost, lines),
             Some(Step::Repeated) => count(&self.counters.repeated, 1),
@@ -245,8 +246,14 @@ mod tests {
         );
         assert_eq!(bench.push(&signed("temp=1 #3")), [r#"port {"temp":1}"#]);
         let bytes = bench.now().bytes;
-        let expected =
-            CountersNow { bytes, frames: 2, nulls: 1, lines_lost: 1, ..Default::default() };
+        let expected = CountersNow {
+            bytes,
+            frames: 2,
+            nulls: 1,
+            lines_lost: 1,
+            numbered: 2,
+            ..Default::default()
+        };
         assert_eq!(bench.now(), expected);
     }
 
