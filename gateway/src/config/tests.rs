@@ -1,3 +1,5 @@
+//! Every mistake is named with its key, its value and what is allowed.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,3 +1,5 @@
+//! The engine with its storage played by hand, in virtual time.
+
 use fieldpost_protocol::{Ack, StateStream};
 
 use super::*;

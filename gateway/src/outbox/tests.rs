@@ -1,3 +1,5 @@
+//! What the outbox promises, one sentence a test.
+
 use std::sync::Arc;
 
 use fieldpost_protocol::{AlertState, EventKind, Metrics, Severity, Value, decode_readings};

@@ -1,3 +1,5 @@
+//! Bodies come back to the bit, and hostile ones are refused.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -162,7 +164,11 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_body_never_panics(readings in prop::collection::vec(any_reading(), 1..30), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+    fn a_damaged_body_never_panics(
+        readings in prop::collection::vec(any_reading(), 1..30),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
         let mut plain = super::encode::body(&readings);
         let at = at.index(plain.len());
         plain[at] ^= 1 << bit;
