@@ -2,7 +2,9 @@
 
 #![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
 
+mod alerts;
 mod backlog;
+mod demo;
 mod disk;
 mod faults;
 mod files;

@@ -106,14 +106,17 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     })?;
     if let Some(board) = &board {
         board.pause();
+        follow.drain(&mut world)?;
     }
-    follow.drain(&mut world, board.is_some())?;
     follow.end_line();
-    let wire = world.wire_bytes();
-    for process in [world.gateway.take(), world.bridge.take()].into_iter().flatten() {
-        process.stop()?;
+    world.stop_gateway()?;
+    let status = Status::read(&world.dir().join("status.json"))?;
+    if board.is_none() {
+        drain_without_port(&mut world)?;
     }
-    let report = compare(cli, &world, &ledger, &follow, wire)?;
+    let wire = world.wire_bytes();
+    world.stop_bridge()?;
+    let report = compare(cli, &world, &follow, &status, wire)?;
     if cli.json {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
@@ -160,13 +163,12 @@ impl Follow {
     }
 
     /// Until everything that was sent is accepted, and everything accepted is stored.
-    fn drain(&mut self, world: &mut World, known: bool) -> anyhow::Result<()> {
+    fn drain(&mut self, world: &mut World) -> anyhow::Result<()> {
         let deadline = Instant::now() + DRAIN;
-        let sent = self.ledger.len();
         self.until(world, |follow| {
             let accepted = follow.outbox.look().unwrap_or(0);
-            let whole = if known { accepted >= sent } else { true };
-            (whole && follow.storage.stored() >= accepted) || Instant::now() >= deadline
+            let whole = accepted >= follow.ledger.len() && follow.storage.stored() >= accepted;
+            whole || Instant::now() >= deadline
         })
     }
 
@@ -193,15 +195,34 @@ impl Follow {
     }
 }
 
+/// A real board cannot be told to stop: the gateway has, and starts once more with no port
+/// that exists, to send what it holds.
+fn drain_without_port(world: &mut World) -> anyhow::Result<()> {
+    let drained = |world: &World| {
+        let (accepted, stored, _) = judge::compare_files(&world.outbox(), &world.storage())?;
+        anyhow::Ok(stored >= accepted)
+    };
+    if drained(world)? {
+        return Ok(());
+    }
+    world.detach_port()?;
+    world.start_gateway()?;
+    let deadline = Instant::now() + DRAIN;
+    while !drained(world)? && Instant::now() < deadline {
+        std::thread::park_timeout(LINE);
+    }
+    world.stop_gateway()
+}
+
 fn compare(
     cli: &Cli,
     world: &World,
-    ledger: &Ledger,
     follow: &Follow,
+    status: &Status,
     wire: (u64, u64),
 ) -> anyhow::Result<Report> {
     let config = Config::load(&world.dir().join("gateway.toml"), process_environment())?;
-    let status = Status::read(&world.dir().join("status.json"))?;
+    let ledger = &follow.ledger;
     let latency_ms =
         Latency { p50: follow.storage.latency_ms(0.5), p99: follow.storage.latency_ms(0.99) };
     let run = RunConfig {

@@ -18,3 +18,19 @@ pub mod ledger;
 pub mod relay;
 pub mod report;
 pub mod world;
+
+/// The whole program: the demo, or, where the environment says so, one of the processes
+/// that it starts.
+pub fn main() -> std::process::ExitCode {
+    match std::env::var(world::ROLE) {
+        Ok(role) if role == "gateway" => {
+            world::end_with_parent();
+            fieldpost_gateway::cli::main()
+        }
+        Ok(role) if role == "bridge" => {
+            world::end_with_parent();
+            fieldpost_bridge::cli::main()
+        }
+        _ => cli::main(),
+    }
+}

@@ -178,6 +178,31 @@ impl World {
         Ok(())
     }
 
+    /// Ends the gateway in order: what it has read is committed.
+    ///
+    /// # Errors
+    /// When it ends with an error, or does not end.
+    pub fn stop_gateway(&mut self) -> anyhow::Result<()> {
+        self.gateway.take().context("the gateway does not run")?.stop()
+    }
+
+    /// Ends the bridge in order.
+    ///
+    /// # Errors
+    /// When it ends with an error, or does not end.
+    pub fn stop_bridge(&mut self) -> anyhow::Result<()> {
+        self.bridge.take().context("the bridge does not run")?.stop()
+    }
+
+    /// From its next start on the gateway waits for a port that does not exist.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn detach_port(&mut self) -> anyhow::Result<()> {
+        self.settings.serial = Some(self.dir.join("detached"));
+        self.write_gateway_config()
+    }
+
     /// The program that has ended by itself, if any.
     ///
     /// # Errors

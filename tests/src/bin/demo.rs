@@ -1,0 +1,5 @@
+//! The demo, for the tests: cargo builds it before they run.
+
+fn main() -> std::process::ExitCode {
+    fieldpost_demo::main()
+}
