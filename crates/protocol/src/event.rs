@@ -123,7 +123,10 @@ impl Event {
 
     /// As CBOR.
     pub fn encode(&self) -> Vec<u8> {
-        cbor::encode(self)
+        // By way of a value: flattened, serde knows no length, and the map would be the only
+        // one of indefinite length on the wire.
+        let map = ciborium::Value::serialized(self).expect("text keys and plain values");
+        cbor::encode(&map)
     }
 
     /// From the CBOR of a batch's body.
