@@ -1,6 +1,6 @@
 //! The engine with its storage played by hand, in virtual time.
 
-use fieldpost_protocol::{Ack, StateStream};
+use fieldpost_protocol::{Ack, Hello, StateStream};
 
 use super::*;
 
