@@ -19,7 +19,8 @@ pub const SEGMENTS_MAX: usize = 8;
 pub const CONNECTIONS_MAX: usize = 256;
 
 /// QoS 1 messages on their way to a client without its PUBACK are 100 at most (a constant of the
-/// library); the rest waits in the log. At QoS 0 as many are taken from the log at a time.
+/// library); the rest waits in the log. Of retained messages a new subscriber gets no more than
+/// that either: the rest is dropped in silence. At QoS 0 as many are taken from the log at a time.
 pub const OUTGOING_PACKETS_MAX: u64 = 200;
 
 /// Messages of one client that are read in one go.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fieldpost_mqtt::{
     DisconnectReason, EVENTS_MAX, Event, Login, Message, Options, PublishError, Qos, Token, Will,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::peer::{
     CONNACK, CONNECT, DISCONNECT, PINGREQ, PINGRESP, PUBACK, PUBLISH, Peer, SUBSCRIBE, listen,
@@ -342,8 +342,16 @@ async fn closing_between_two_connections_ends_at_once() {
     let (listener, address) = listen().await;
     drop(listener);
     let mut client = Client::start(options(address, "a"));
-    client.refused().await;
+    // The waits are random: until one is long enough to tell "at once" from "at its end".
+    let wait = client
+        .until(|event| match event {
+            Event::Disconnected { retry_in, .. } => (retry_in > SECOND / 2).then_some(retry_in),
+            _ => None,
+        })
+        .await;
+    let start = Instant::now();
     timeout(DEADLINE, client.session.close()).await.unwrap();
+    assert!(start.elapsed() < wait / 2, "{:?} of {wait:?}", start.elapsed());
 }
 
 #[tokio::test]
