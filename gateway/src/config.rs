@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use fieldpost_protocol::{DeviceId, Meta, Topics};
 
+pub use crate::outbox::WhenFull;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use error::{ConfigError, ConfigErrors};
 pub use section::Setting;
@@ -84,15 +85,6 @@ pub struct Outbox {
     pub when_full: WhenFull,
     /// Readings between the ports and the outbox. What finds them full is refused.
     pub queue_readings: usize,
-}
-
-/// What happens to a reading when the outbox is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
-    /// It is refused, counted, and an alert says so.
-    Refuse,
-    /// The oldest readings make room; they show as missing.
-    DropOldest,
 }
 
 /// `[publish]`

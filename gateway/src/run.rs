@@ -184,10 +184,7 @@ pub fn open_outbox(config: &Config, now: Now) -> anyhow::Result<(Outbox, outbox:
         retention_age_ms: config.outbox.retention_age.as_millis() as i64,
         retention_bytes: config.outbox.retention_size,
         size_bytes_max: config.outbox.size_max,
-        when_full: match config.outbox.when_full {
-            config::WhenFull::Refuse => outbox::WhenFull::Refuse,
-            config::WhenFull::DropOldest => outbox::WhenFull::DropOldest,
-        },
+        when_full: config.outbox.when_full,
         recorder: config.broker.is_none(),
     };
     Ok(Outbox::open(settings, now)?)
