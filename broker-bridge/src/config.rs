@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use fieldpost_mqtt::{ClientCertificate, Login};
 use fieldpost_protocol::{DeviceId, Topics};
 
 use keys::Keys;
@@ -65,35 +66,11 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCerts {
     /// Of `<name>-readings`.
-    pub readings: CertPair,
+    pub readings: ClientCertificate,
     /// Of `<name>-events`.
-    pub events: CertPair,
+    pub events: ClientCertificate,
     /// Of `<name>-out`.
-    pub out: CertPair,
-}
-
-/// A certificate chain and its key, PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertPair {
-    /// The certificate chain.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
-/// A login at the broker.
-#[derive(Clone)]
-pub struct Login {
-    /// The user's name.
-    pub username: String,
-    /// Never shown.
-    pub password: String,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
-    }
+    pub out: ClientCertificate,
 }
 
 /// `[embedded_broker]`
@@ -209,8 +186,8 @@ fn client_certs(keys: &mut Keys, name: &str) -> Option<ClientCerts> {
         let (cert_key, key_key) =
             (format!("broker.{connection}_cert"), format!("broker.{connection}_key"));
         match (keys.path(&cert_key), keys.path(&key_key)) {
-            (Some(cert), Some(key)) => Some(CertPair { cert, key }),
-            (None, None) => dir.as_ref().map(|dir| CertPair {
+            (Some(cert), Some(key)) => Some(ClientCertificate { cert, key }),
+            (None, None) => dir.as_ref().map(|dir| ClientCertificate {
                 cert: dir.join(format!("{name}-{connection}.pem")),
                 key: dir.join(format!("{name}-{connection}.key")),
             }),

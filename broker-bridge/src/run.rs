@@ -10,7 +10,7 @@ use fieldpost_protocol::{BridgeStatus, Instance, PACKET_BYTES_MAX, Topic};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::{CertPair, Config};
+use crate::config::Config;
 use crate::driver::{Driver, Inputs, Role, StorageThread};
 use crate::store::Identity;
 use crate::store::sqlite::SqliteStore;
@@ -86,7 +86,7 @@ pub fn check_files(config: &Config) -> anyhow::Result<()> {
         readable("broker.ca", ca)?;
     }
     if let Some(client) = &tls.client {
-        for (key, CertPair { cert, key: private }) in
+        for (key, mqtt::ClientCertificate { cert, key: private }) in
             [("readings", &client.readings), ("events", &client.events), ("out", &client.out)]
         {
             readable(&format!("the certificate of {key}"), cert)?;
@@ -114,17 +114,10 @@ fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options
             });
             mqtt::Tls::On {
                 ca: tls.ca.clone().map_or(mqtt::Ca::System, mqtt::Ca::File),
-                client: pair.map(|pair| mqtt::ClientCertificate {
-                    cert: pair.cert.clone(),
-                    key: pair.key.clone(),
-                }),
+                client: pair.cloned(),
             }
         }
     };
-    let login = broker.login.as_ref().map(|login| mqtt::Login {
-        username: login.username.clone(),
-        password: login.password.clone(),
-    });
     let will = mqtt::Will {
         topic: broker.topics.name(&Topic::BridgeStatus(config.name.clone())),
         payload: offline.to_json(),
@@ -134,7 +127,7 @@ fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options
         host: broker.host.clone(),
         port: broker.port,
         tls,
-        login,
+        login: broker.login.clone(),
         client_id: format!("{}-{}", config.name, role.as_str()),
         keep_alive: broker.keep_alive,
         subscriptions: match role {

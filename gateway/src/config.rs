@@ -24,6 +24,7 @@ use fieldpost_protocol::{DeviceId, Meta, Topics};
 pub use crate::outbox::WhenFull;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use error::{ConfigError, ConfigErrors};
+pub use fieldpost_mqtt::{Ca, ClientCertificate};
 pub use section::Setting;
 pub use units::{parse_duration, parse_size};
 
@@ -121,25 +122,7 @@ pub struct Tls {
     /// The CAs that may have signed the broker's certificate.
     pub ca: Ca,
     /// Our certificate chain and its key, PEM.
-    pub client: Option<ClientCert>,
-}
-
-/// Whom we believe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ca {
-    /// The CAs of the operating system.
-    System,
-    /// One PEM file, and nothing else.
-    File(PathBuf),
-}
-
-/// A client certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientCert {
-    /// PEM: our certificate, then any intermediate ones.
-    pub cert: PathBuf,
-    /// PEM: the private key.
-    pub key: PathBuf,
+    pub client: Option<ClientCertificate>,
 }
 
 /// User name and password.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::alerts::Alerts;
 use crate::clock::{self, Now};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::driver::{Driver, End, Inputs, PACKET_MAX, Port};
 use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
@@ -199,16 +199,7 @@ fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
     };
     let tls = match &broker.tls {
         None => mqtt::Tls::Off,
-        Some(tls) => mqtt::Tls::On {
-            ca: match &tls.ca {
-                config::Ca::System => mqtt::Ca::System,
-                config::Ca::File(path) => mqtt::Ca::File(path.clone()),
-            },
-            client: tls.client.as_ref().map(|client| mqtt::ClientCertificate {
-                cert: client.cert.clone(),
-                key: client.key.clone(),
-            }),
-        },
+        Some(tls) => mqtt::Tls::On { ca: tls.ca.clone(), client: tls.client.clone() },
     };
     let login = match &broker.login {
         None => None,

@@ -74,7 +74,7 @@ pub enum Tls {
 }
 
 /// Who may have signed the broker's certificate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ca {
     /// Any CA of the operating system: what hosted brokers want.
     System,
@@ -83,7 +83,7 @@ pub enum Ca {
 }
 
 /// PEM files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The certificate, then any intermediate ones.
     pub cert: PathBuf,
@@ -92,7 +92,7 @@ pub struct ClientCertificate {
 }
 
 /// User name and password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The user name.
     pub username: String,

@@ -8,8 +8,8 @@ use fieldpost_protocol::{BATCH_READINGS_MAX, Topics, check_source};
 use super::allowed::{boolean, duration, filled, host, number, parsed, path, size, when_full};
 use super::section::{Kind, Section};
 use super::{
-    Alerts, Broker, Ca, ClientCert, Device, Login, Outbox, Password, PortConfig, Publish, Status,
-    System, Tls,
+    Alerts, Broker, Ca, ClientCertificate, Device, Login, Outbox, Password, PortConfig, Publish,
+    Status, System, Tls,
 };
 use crate::serial::{Checksum, Format};
 
@@ -107,7 +107,7 @@ fn tls_files(section: &mut Section<'_>) -> Option<Tls> {
     let cert = section.optional("client_cert", Kind::Text, path);
     let key = section.optional("client_key", Kind::Text, path);
     let client = match (cert, key) {
-        (Some(cert), Some(key)) => Some(ClientCert { cert, key }),
+        (Some(cert), Some(key)) => Some(ClientCertificate { cert, key }),
         (None, None) => None,
         _ => {
             section.conflict(
