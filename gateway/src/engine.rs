@@ -28,8 +28,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fieldpost_protocol::{
-    BridgeStatus, Epoch, Gen, Instance, Nonce, Seq, State, StoreId, Stream, StreamKey, SyncAcks,
-    VERSION,
+    BridgeStatus, Epoch, Gen, HELLO_PAGES_MAX, HELLO_STREAMS_MAX, HelloStream, Instance, Nonce,
+    Seq, State, StoreId, Stream, StreamKey, SyncAcks, VERSION,
 };
 
 use crate::outbox::StreamInfo;
@@ -52,6 +52,11 @@ pub const HELLO_ON_ACK_MIN: Duration = Duration::from_secs(10);
 /// A returning bridge is greeted within this, at random, so that a thousand gateways are not
 /// all there in the same second.
 pub const HELLO_JITTER_MAX: Duration = Duration::from_secs(10);
+
+/// Streams that one hello can list.
+const HELLO_LIST_MAX: usize = HELLO_STREAMS_MAX * HELLO_PAGES_MAX as usize;
+/// The end of the year 9999: a bridge that names a later time is wrong.
+const TIME_MS_MAX: i64 = 253_402_300_799_999;
 
 /// See the module.
 pub struct Engine {
@@ -156,7 +161,12 @@ impl Engine {
         for info in streams {
             match self.flows.iter_mut().find(|flow| flow.key == info.key) {
                 Some(flow) => flow.hold(info.floor, info.last),
-                None => self.flows.push(Flow::new(*info, self.settings.batch_readings_max)),
+                None => {
+                    let mut flow = Flow::new(*info, self.settings.batch_readings_max);
+                    // Its rows are told of by and by; no hello has to come first.
+                    flow.new_here = info.key.epoch == self.epoch;
+                    self.flows.push(flow);
+                }
             }
         }
     }
@@ -227,6 +237,9 @@ impl Engine {
     }
 
     fn learn_time(&mut self, now: Duration, sent_at: Duration, time_ms: i64) {
+        if !(0..=TIME_MS_MAX).contains(&time_ms) {
+            return;
+        }
         let rtt = now.saturating_sub(sent_at);
         let middle = sent_at + rtt / 2;
         let skew_ms = time_ms.saturating_sub(middle.as_millis() as i64);
@@ -318,16 +331,30 @@ impl Engine {
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
             self.hello_no += 1;
-            let streams =
-                self.flows.iter().filter(|flow| self.guards.tombstones || flow.floor <= flow.last);
-            let streams = streams.map(Flow::listed).collect();
-            self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, streams));
+            self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, self.listed()));
         }
         let jitter = self.rng.f64();
         if let Some(page) = self.open.as_mut().and_then(|open| open.poll_page(now, jitter)) {
             return Some(Send::Hello(page));
         }
         self.poll_batch(now)
+    }
+
+    /// What a hello lists. Beyond its bound it leaves out tombstones first, then what storage
+    /// has (which it then cannot ask for again), the oldest first; then the newest wait.
+    fn listed(&self) -> Vec<HelloStream> {
+        let flows = self.flows.iter();
+        let flows = flows.filter(|flow| self.guards.tombstones || !flow.is_empty());
+        let mut flows: Vec<&Flow> = flows.collect();
+        let mut surplus = flows.len().saturating_sub(HELLO_LIST_MAX);
+        for may_be_left_out in [Flow::is_empty, Flow::is_settled] {
+            flows.retain(|flow| {
+                let left_out = surplus > 0 && may_be_left_out(flow);
+                surplus -= usize::from(left_out);
+                !left_out
+            });
+        }
+        flows.into_iter().take(HELLO_LIST_MAX).map(Flow::listed).collect()
     }
 
     fn poll_batch(&mut self, now: Duration) -> Option<Send> {

@@ -83,6 +83,16 @@ impl Flow {
         HelloStream { key: self.key, floor: self.floor, last: self.last }
     }
 
+    /// No row is held any more: a tombstone, or all was purged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.floor > self.last
+    }
+
+    /// Storage has all of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.acked == self.last
+    }
+
     /// A new connection: nothing is in flight, and nobody has listed the stream. What is
     /// known about a row that makes no progress stays known.
     pub(super) fn reset(&mut self) {
@@ -156,7 +166,8 @@ impl Flow {
         self.stalls = 0;
         self.rows_max = (self.rows_max * 2).min(self.rows_max_usual);
         self.rto = self.base_rto();
-        self.rto_at = (!self.in_flight.is_empty()).then(|| now + self.rto);
+        // Not only while something is in flight: rows that could not be read wait for it too.
+        self.rto_at = (self.sent > self.acked).then(|| now + self.rto);
     }
 
     fn base_rto(&self) -> Duration {

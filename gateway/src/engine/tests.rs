@@ -4,6 +4,8 @@ use fieldpost_protocol::{Ack, Hello, StateStream};
 
 use super::*;
 
+mod random;
+
 const STORE: StoreId = StoreId([5; 16]);
 const GEN: Gen = Gen([6; 16]);
 
@@ -348,4 +350,65 @@ fn an_hour_without_a_reason_brings_a_hello() {
     bench.answer(secs(0), &hello, |_| 1);
     assert_eq!(bench.poll(secs(3_000)), None);
     assert!(matches!(bench.poll(secs(4_000)), Some(Send::Hello(_))));
+}
+
+#[test]
+fn what_could_not_be_read_is_asked_for_again_although_all_in_flight_was_acked() {
+    let mut bench = Bench::new(vec![info(readings(1), 1, 2_000, 0)]);
+    bench.connect(secs(0));
+    let Some(Send::Batch { key, from: 1, .. }) = bench.poll(secs(0)) else { panic!("no batch") };
+    bench.engine.handle_sent(secs(0), key, 1, 1_000, 1_000);
+    let Some(Send::Batch { from: 1_001, .. }) = bench.poll(secs(0)) else { panic!("no batch") };
+    bench.engine.handle_unreadable(secs(0), key);
+    bench.sync_ack(secs(1), key, 1, 1_000);
+    let again = (1..60).find_map(|second| bench.send_all(secs(second)).first().copied());
+    assert_eq!(again, Some((key, 1_001, 2_000)));
+}
+
+#[test]
+fn a_stream_first_seen_in_a_list_of_the_outbox_is_sent_without_waiting_for_a_hello() {
+    let mut bench = Bench::new(vec![]);
+    bench.connect(secs(0));
+    // The commit that made room tells of the stream before its rows are told of.
+    bench.engine.handle_streams(&[info(readings(9), 1, 5, 0)]);
+    bench.engine.handle_appended(secs(1), readings(9), 5);
+    assert_eq!(bench.send_all(secs(1)), [(readings(9), 1, 5)]);
+}
+
+#[test]
+fn a_time_that_no_bridge_can_mean_is_not_taken() {
+    for time in [i64::MIN, -1, i64::MAX] {
+        let mut bench = Bench::new(vec![info(readings(1), 1, 5, 0)]);
+        bench.engine.handle_connected(secs(0));
+        let hello = bench.hello(secs(0));
+        bench.engine.handle_state(secs(1), &State { time, ..state(&hello, GEN, |_| 5) });
+        let learned = |notice: &Notice| matches!(notice, Notice::CloudTime { .. });
+        assert!(!bench.notices().iter().any(learned), "{time}");
+        assert_eq!(bench.acked(readings(1)), 5, "what it stored counts all the same");
+    }
+}
+
+#[test]
+fn a_hello_of_more_streams_than_its_pages_hold_leaves_out_what_is_settled() {
+    let most = fieldpost_protocol::HELLO_STREAMS_MAX * HELLO_PAGES_MAX as usize;
+    let key = |n: usize| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(n as u64).to_le_bytes());
+        StreamKey { epoch: Epoch(id), stream: Stream::Readings }
+    };
+    // 10 with tombstones, 20 acked, the rest waiting; the oldest first, as the outbox lists them.
+    let settled = |n: usize| match n {
+        0..10 => info(key(n), 2, 1, 1),
+        10..30 => info(key(n), 1, 1, 1),
+        _ => info(key(n), 1, 1, 0),
+    };
+    let mut bench = Bench::new((0..most + 15).map(settled).collect());
+    bench.engine.handle_connected(secs(0));
+    let mut listed = Vec::new();
+    while let Some(Send::Hello(hello)) = bench.poll(secs(0)) {
+        assert!(hello.pages <= HELLO_PAGES_MAX);
+        listed.extend(hello.streams.iter().map(|stream| stream.key));
+    }
+    assert_eq!(listed.len(), most);
+    assert_eq!(listed[0], key(15), "tombstones first, then what is acked, the oldest first");
 }
