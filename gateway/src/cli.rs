@@ -14,6 +14,7 @@ use tracing_subscriber::prelude::*;
 
 use crate::clock::{self, Now};
 use crate::config::{Config, TEMPLATE, process_environment};
+use crate::outbox::Outbox;
 use crate::status::Printed;
 
 /// Reads sensors on serial ports, keeps every reading until storage has it.
@@ -148,11 +149,23 @@ fn status(config: &Config, json: bool) -> anyhow::Result<()> {
     print(&printed.text(clock::wall_ms()))
 }
 
+/// Says so if a damaged file was moved aside: the gateway's own alert will not.
+fn open_outbox(config: &Config) -> anyhow::Result<Outbox> {
+    let (outbox, recovered) = crate::run::open_outbox(config, Now::read())?;
+    if let Some(aside) = recovered.damaged {
+        let aside = aside.display();
+        eprintln!(
+            "fieldpost-gateway: the outbox was damaged and is kept as {aside}; a new one was begun"
+        );
+    }
+    Ok(outbox)
+}
+
 fn readings(config: &Config) -> anyhow::Result<()> {
-    let (outbox, _) = crate::run::open_outbox(config, Now::read())?;
+    let outbox = open_outbox(config)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut failed = None;
-    outbox.export(|key, seq, base, reading| {
+    let lost = outbox.export(|key, seq, base, reading| {
         let line = serde_json::json!({
             "epoch": key.epoch, "seq": seq, "source": &*reading.source,
             "time": base.map(|(base, _)| base + reading.offset_ms),
@@ -166,6 +179,11 @@ fn readings(config: &Config) -> anyhow::Result<()> {
     if failed.is_none() {
         failed = out.flush().err();
     }
+    if lost > 0 {
+        eprintln!(
+            "fieldpost-gateway: {lost} readings cannot be decoded; the bridge gets them as dead letters"
+        );
+    }
     match failed {
         Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
@@ -173,7 +191,7 @@ fn readings(config: &Config) -> anyhow::Result<()> {
 }
 
 fn trust_store(config: &Config, store: StoreId) -> anyhow::Result<()> {
-    let (mut outbox, _) = crate::run::open_outbox(config, Now::read())?;
+    let mut outbox = open_outbox(config)?;
     let before = outbox.pinned_store()?;
     outbox.pin_store(store)?;
     let before = before.map_or("none".to_owned(), |store| store.to_string());

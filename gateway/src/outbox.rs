@@ -29,6 +29,7 @@ mod trim;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fieldpost_protocol::{Clock, DeviceId, Epoch, Seq, StoreId, Stream, StreamKey};
 use rusqlite::{Connection, OptionalExtension};
@@ -143,36 +144,44 @@ pub struct Outbox {
     /// Tails of ended epochs wait to be sealed.
     old_tails: bool,
     /// Keeps a second gateway out; released with the process.
-    _lock: lock::Lock,
+    _lock: Arc<lock::Lock>,
 }
 
 impl Outbox {
     /// Opens the file, or makes it; moves a damaged one aside; seals what earlier epochs left.
     pub fn open(settings: Settings, now: Now) -> Result<(Self, Recovered), OpenError> {
-        let lock = lock::Lock::take(&settings.path)?;
-        let mut recovered = Recovered::default();
-        let conn = match schema::open(&settings.path, &settings.device) {
-            Err(OpenError::Damaged { why, .. }) => {
-                tracing::error!(path = %settings.path.display(), why, "the outbox is damaged");
-                recovered.damaged = Some(schema::move_aside(&settings.path, now.wall_ms)?);
-                schema::open(&settings.path, &settings.device)?
-            }
-            other => other?,
+        let lock = Arc::new(lock::Lock::take(&settings.path)?);
+        let why = match Outbox::open_whole(&settings, &lock, now) {
+            Err(OpenError::Damaged { why, .. }) => why,
+            other => return other,
         };
+        tracing::error!(path = %settings.path.display(), why, "the outbox is damaged");
+        let aside = schema::move_aside(&settings.path, now.wall_ms)?;
+        let (outbox, recovered) = Outbox::open_whole(&settings, &lock, now)?;
+        Ok((outbox, Recovered { damaged: Some(aside), ..recovered }))
+    }
+
+    fn open_whole(
+        settings: &Settings,
+        lock: &Arc<lock::Lock>,
+        now: Now,
+    ) -> Result<(Self, Recovered), OpenError> {
         let mut outbox = Outbox {
-            conn,
-            settings,
+            conn: schema::open(&settings.path, &settings.device)?,
+            settings: settings.clone(),
             boot_id: clock::boot_id(),
             current: Current::new(now),
             streams: BTreeMap::new(),
             old_tails: false,
-            _lock: lock,
+            _lock: lock.clone(),
         };
-        recovered.sealed = outbox.recover(now)?;
-        Ok((outbox, recovered))
+        // A large file is not looked through before: damage may show only here.
+        let sealed =
+            outbox.recover(now).map_err(|error| schema::classify(&settings.path, error))?;
+        Ok((outbox, Recovered { damaged: None, sealed }))
     }
 
-    fn recover(&mut self, now: Now) -> Result<usize, OpenError> {
+    fn recover(&mut self, now: Now) -> rusqlite::Result<usize> {
         self.settle_clocks(now)?;
         let sealed = self.seal_old_tails()?;
         self.load_streams()?;
@@ -195,13 +204,13 @@ impl Outbox {
     /// Fixes base and clock of every epoch of this boot that has none yet, for ever:
     /// `skew_ms` is Unix time minus boot time.
     pub fn fix_bases(&mut self, skew_ms: i64, clock: Clock) -> rusqlite::Result<()> {
-        if self.current.base.is_none() {
-            self.current.base = Some((skew_ms + self.current.start.boot_ms, clock));
-        }
         let fixed = self.conn.execute(
             "UPDATE epoch SET base = start_ms + ?1, clock = ?2 WHERE base IS NULL AND boot = ?3",
             rusqlite::params![skew_ms, clock.as_str(), self.boot_id],
         )?;
+        if self.current.base.is_none() {
+            self.current.base = Some((skew_ms + self.current.start.boot_ms, clock));
+        }
         if fixed > 0 {
             tracing::info!(clock = clock.as_str(), epochs = fixed, "the time is known");
         }
@@ -210,13 +219,15 @@ impl Outbox {
 
     /// Reads what each stream holds. After a trim, and at start.
     fn load_streams(&mut self) -> rusqlite::Result<()> {
-        let confirmed: BTreeMap<StreamKey, (Seq, Seq)> =
-            self.streams.values().map(|row| (row.key, (row.confirmed, row.acked))).collect();
-        self.streams = schema::load_streams(&self.conn)?;
+        let known = std::mem::replace(&mut self.streams, schema::load_streams(&self.conn)?);
+        let known: BTreeMap<StreamKey, Row> =
+            known.into_values().map(|row| (row.key, row)).collect();
         for row in self.streams.values_mut() {
-            let (confirmed, acked) = confirmed.get(&row.key).copied().unwrap_or((0, 0));
-            row.confirmed = confirmed;
-            row.acked = row.acked.max(acked).clamp(row.floor - 1, row.last);
+            if let Some(known) = known.get(&row.key) {
+                // What is saved may be ahead: a state has moved `acked` back since.
+                row.confirmed = known.confirmed;
+                row.acked = known.acked.clamp(row.floor - 1, row.last);
+            }
         }
         Ok(())
     }
@@ -283,8 +294,9 @@ impl Outbox {
         }
     }
 
-    /// Takes what a state of the present gen listed as stored; `None` forgets it all, since
-    /// the storage is of another gen now.
+    /// Takes what a state of the present gen listed as stored, which is what is acked, too: a
+    /// storage that has gone back needs the rows again, so they must not make room. `None`
+    /// forgets what was listed, since the storage is of another gen now.
     pub fn set_confirmed(&mut self, confirmed: Option<&[(StreamKey, Seq)]>) {
         for row in self.streams.values_mut() {
             match confirmed {
@@ -292,6 +304,7 @@ impl Outbox {
                 Some(list) => {
                     if let Some((_, hi)) = list.iter().find(|(key, _)| *key == row.key) {
                         row.confirmed = *hi;
+                        row.acked = (*hi).clamp(row.floor - 1, row.last);
                     }
                 }
             }

@@ -1,10 +1,10 @@
 //! Appending: one transaction gives sequence numbers and makes rows durable.
 
-use fieldpost_protocol::{Event, EventKind, Reading, Seq, Stream};
+use fieldpost_protocol::{Clock, Event, EventKind, Reading, Seq, Stream};
 use rusqlite::{Transaction, params};
 
 use super::seal::{self, GROUP_SEALS};
-use super::{CLOCK_STEP_MS, Current, Outbox, RESERVE_BYTES, Row, WhenFull};
+use super::{Current, Outbox, RESERVE_BYTES, Row, WhenFull};
 use crate::clock::Now;
 use crate::serial::Measured;
 
@@ -26,6 +26,8 @@ pub struct Appended {
     pub events: usize,
     /// Readings refused because the outbox is full.
     pub refused_full: usize,
+    /// Events refused because even the reserve is used up.
+    pub refused_events: usize,
     /// Readings dropped from the front to make room (`drop_oldest`), that storage lacks.
     pub dropped: u64,
     /// Segments went to make room: the floors of streams have moved.
@@ -68,19 +70,10 @@ impl Outbox {
         events: &[NewEvent],
         now: Now,
     ) -> Result<Appended, AppendError> {
-        if (now.skew_ms() - self.current.start.skew_ms()).abs() > CLOCK_STEP_MS {
-            self.check_clock(now);
-        }
-        if self.old_tails {
-            self.seal_old_tails().map_err(AppendError::Failed)?;
-        }
-        if self.current.base.is_none() && now.synchronised {
-            self.fix_bases(now.skew_ms(), fieldpost_protocol::Clock::Ntp)
-                .map_err(AppendError::Failed)?;
-        }
+        self.check_clock(now);
+        let prepared = self.prepare(now).map_err(AppendError::Failed);
         let readings = readings.iter().map(|measured| self.reading(measured)).collect();
-        let outcome = self.transact(readings, events);
-        match outcome {
+        match prepared.and_then(|()| self.transact(readings, events)) {
             Ok(outcome) => Ok(self.apply(outcome)),
             Err(AppendError::InDoubt(error)) => {
                 self.begin_epoch(now);
@@ -94,6 +87,17 @@ impl Outbox {
         }
     }
 
+    /// What has to be written before the group: commits of their own, that may be repeated.
+    fn prepare(&mut self, now: Now) -> rusqlite::Result<()> {
+        if self.old_tails {
+            self.seal_old_tails()?;
+        }
+        if self.current.base.is_none() && now.synchronised {
+            self.fix_bases(now.skew_ms(), Clock::Ntp)?;
+        }
+        Ok(())
+    }
+
     fn reading(&self, measured: &Measured) -> Reading {
         let offset_ms = measured.boot_ms - self.current.start.boot_ms;
         Reading { source: measured.source.clone(), offset_ms, metrics: measured.metrics.clone() }
@@ -104,6 +108,7 @@ impl Outbox {
         mut readings: Vec<Reading>,
         events: &[NewEvent],
     ) -> Result<Outcome, AppendError> {
+        let given = events.len();
         let transaction = self.conn.unchecked_transaction().map_err(AppendError::Failed)?;
         let mut outcome = Outcome {
             epoch_id: self.current.id,
@@ -120,8 +125,11 @@ impl Outbox {
             outcome.appended.refused_full = readings.len();
             readings.clear();
         }
+        let used = self.used_bytes().map_err(AppendError::Failed)?;
+        let events = if used < self.settings.size_bytes_max { events } else { &[] };
         outcome.appended.readings = readings.len();
         outcome.appended.events = events.len();
+        outcome.appended.refused_events = given - events.len();
         self.write(&transaction, readings, events, &mut outcome).map_err(AppendError::Failed)?;
         transaction.commit().map_err(AppendError::InDoubt)?;
         Ok(outcome)

@@ -30,7 +30,8 @@ pub struct Batch {
 
 impl Outbox {
     /// The batch that begins at `from`, at most `rows_max` rows; `None` where there is no such
-    /// row (any more).
+    /// row (any more). A segment that cannot be decoded is one batch as it is, wherever in it
+    /// `from` lies.
     pub fn read_batch(
         &self,
         key: StreamKey,
@@ -50,13 +51,13 @@ impl Outbox {
                 found => found,
             },
         };
-        let Some((n, body)) = found else { return Ok(None) };
+        let Some((first, n, body)) = found else { return Ok(None) };
         let command_ack = key.stream == Stream::Events
             && Event::decode(&body).is_ok_and(|event| event.is_command_ack());
         let Row { floor, last, .. } = *row;
         Ok(Some(Batch {
             key,
-            first: from,
+            first,
             n: n as u64,
             floor,
             last,
@@ -79,20 +80,15 @@ impl Outbox {
         Ok(base.map(|base| (base, clock)))
     }
 
-    fn read_event(&self, id: i64, seq: Seq) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+    fn read_event(&self, id: i64, seq: Seq) -> rusqlite::Result<Option<Found>> {
         let mut statement =
             self.conn.prepare_cached("SELECT body FROM event WHERE epoch = ?1 AND seq = ?2")?;
-        statement.query_row(params![id, seq as i64], |row| Ok((1, row.get(0)?))).optional()
+        statement.query_row(params![id, seq as i64], |row| Ok((seq, 1, row.get(0)?))).optional()
     }
 
     /// A segment that begins at `from` goes as it is; of one that contains `from` the rest is
     /// encoded anew, so that rows which left the tail a second ago are not all sent twice.
-    fn read_segment(
-        &self,
-        id: i64,
-        from: Seq,
-        rows_max: usize,
-    ) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+    fn read_segment(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<Found>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT first, last, body FROM segment WHERE epoch = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1",
         )?;
@@ -110,54 +106,62 @@ impl Outbox {
         };
         let n = (last - first + 1) as usize;
         if first == from && n <= rows_max {
-            return Ok(Some((n, body)));
+            return Ok(Some((first, n, body)));
         }
         match decode_readings(&body, n as u64) {
-            Ok(readings) => Ok(first_run(&readings[(from - first) as usize..], rows_max)),
+            Ok(readings) => Ok(first_run(from, &readings[(from - first) as usize..], rows_max)),
             // Damage that SQLite could not see. The bridge keeps the body as a dead letter.
             Err(error) => {
                 tracing::error!(first, last, %error, "a segment cannot be decoded; it is sent as it is");
-                Ok((first == from).then_some((n, body)))
+                Ok(Some((first, n, body)))
             }
         }
     }
 
-    fn read_rows(
-        &self,
-        id: i64,
-        from: Seq,
-        rows_max: usize,
-    ) -> rusqlite::Result<Option<(usize, Vec<u8>)>> {
+    fn read_rows(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<Found>> {
         let rows = seal::read_tail(&self.conn, id, from, rows_max.min(BATCH_READINGS_MAX))?;
+        if rows.first().is_none_or(|(seq, _)| *seq != from) {
+            return Ok(None);
+        }
         let readings: Vec<Reading> = rows.into_iter().map(|(_, reading)| reading).collect();
-        Ok(first_run(&readings, rows_max))
+        Ok(first_run(from, &readings, rows_max))
     }
 
-    /// The newest readings that the tail and the last segments hold, oldest first: for
-    /// `fieldpost-gateway readings`.
+    /// Every reading that is held, oldest first: for `fieldpost-gateway readings`. Returns how
+    /// many cannot be decoded.
     pub fn export(
         &self,
         mut each: impl FnMut(StreamKey, Seq, Option<(i64, Clock)>, &Reading),
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<u64> {
+        let mut lost = 0;
         for (&(id, stream), row) in &self.streams {
             let mut from = row.floor;
             while stream == Stream::Readings && from <= row.last {
                 let Some(batch) = self.read_batch(row.key, from, BATCH_READINGS_MAX)? else {
+                    lost += row.last - from + 1;
                     break;
                 };
-                let Ok(readings) = decode_readings(&batch.body, batch.n) else { break };
-                let base = self.base_of(id)?;
-                for (at, reading) in readings.iter().enumerate() {
-                    each(row.key, from + at as Seq, base, reading);
+                match decode_readings(&batch.body, batch.n) {
+                    Ok(readings) => {
+                        let base = self.base_of(id)?;
+                        for (at, reading) in readings.iter().enumerate() {
+                            each(row.key, from + at as Seq, base, reading);
+                        }
+                    }
+                    Err(_) => lost += batch.n,
                 }
-                from += batch.n;
+                from = batch.first + batch.n;
             }
         }
-        Ok(())
+        Ok(lost)
     }
 }
 
-fn first_run(readings: &[Reading], rows_max: usize) -> Option<(usize, Vec<u8>)> {
+/// The first row, how many, and the body.
+type Found = (Seq, usize, Vec<u8>);
+
+fn first_run(first: Seq, readings: &[Reading], rows_max: usize) -> Option<Found> {
     let run = &readings[..readings.len().min(rows_max.max(1))];
-    encode_runs(run).into_iter().next()
+    let (n, body) = encode_runs(run).into_iter().next()?;
+    Some((first, n, body))
 }

@@ -160,10 +160,19 @@ fn identify(path: &Path, conn: &Connection) -> Result<i64, OpenError> {
     }
 }
 
-fn configure(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     conn.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
-    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    let mode: String =
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode != "wal" {
+        // The file system lacks shared memory, for one. Without WAL, FULL can lose the last commit.
+        let why = format!("its folder's file system takes no WAL (journal mode {mode})");
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(why),
+        ));
+    }
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "wal_autocheckpoint", 1000)?;
     conn.pragma_update(None, "cache_size", -1024)?;
@@ -212,9 +221,9 @@ fn check_device(path: &Path, conn: &Connection, device: &DeviceId) -> Result<(),
 }
 
 /// Damage is told from a disk that does not answer: only the first may move a file aside.
-fn classify(path: &Path, error: rusqlite::Error) -> OpenError {
+pub(super) fn classify(path: &Path, error: rusqlite::Error) -> OpenError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+        _ if is_damage(&error) => {
             OpenError::Damaged { path: path.to_owned(), why: error.to_string() }
         }
         Some(ErrorCode::CannotOpen) => OpenError::Io {
@@ -225,15 +234,25 @@ fn classify(path: &Path, error: rusqlite::Error) -> OpenError {
     }
 }
 
-/// Whether an error means that the file itself is damaged.
+/// Whether an error means that the file itself is damaged: its pages, or a value in them.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    let pages = Some(ErrorCode::DatabaseCorrupt);
+    let code = error.sqlite_error_code();
+    code == pages
+        || code == Some(ErrorCode::NotADatabase)
+        || matches!(
+            error,
+            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)
+        )
 }
 
 /// Moves a damaged outbox with its -wal and -shm aside; nothing is ever deleted.
 pub(super) fn move_aside(path: &Path, wall_ms: i64) -> Result<PathBuf, OpenError> {
     let aside = beside(path, &format!(".damaged-{wall_ms}"));
-    for suffix in ["", "-wal", "-shm"] {
+    // The file last: SQLite deletes a -wal that it finds beside a new file, should we be
+    // stopped in between.
+    for suffix in ["-wal", "-shm", ""] {
         let from = beside(path, suffix);
         if from.exists() {
             let to = beside(&aside, suffix);

@@ -21,6 +21,8 @@ struct Segment {
     first: Seq,
     last: Seq,
     bytes: u64,
+    /// Its time is known, or was guessed.
+    timed: bool,
     newest_ms: i64,
 }
 
@@ -29,17 +31,24 @@ impl Outbox {
     /// One transaction; nothing to do costs no commit.
     ///
     /// `wall_ms` judges age; a clock that is wrong can only keep rows longer or, by years,
-    /// drop acknowledged ones sooner.
+    /// drop acknowledged ones sooner. A recorder judges by age only what has a known time.
     pub fn trim(&mut self, wall_ms: i64) -> rusqlite::Result<Trimmed> {
         let oldest = wall_ms - self.settings.retention_age_ms;
         let segments = self.segments()?;
         let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
-        let mut gone = Vec::new();
+        let (mut gone, mut stopped) = (Vec::new(), None);
         for segment in &segments {
-            let due = segment.newest_ms < oldest || bytes > self.settings.retention_bytes;
-            if due && self.may_go(segment.epoch, Stream::Readings, segment.last) {
+            let old = segment.newest_ms < oldest && (segment.timed || !self.settings.recorder);
+            let due = old || bytes > self.settings.retention_bytes;
+            if stopped != Some(segment.epoch)
+                && due
+                && self.may_go(segment.epoch, Stream::Readings, segment.last)
+            {
                 bytes -= segment.bytes;
                 gone.push(segment.id);
+            } else {
+                // By contiguous prefix, so that the floor stays one number.
+                stopped = Some(segment.epoch);
             }
         }
         let events = self.old_events(oldest)?;
@@ -75,7 +84,8 @@ impl Outbox {
 
     fn segments(&self) -> rusqlite::Result<Vec<Segment>> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT segment.id, segment.epoch, first, last, bytes, coalesce(base, wall_ms) + t1
+            "SELECT segment.id, segment.epoch, first, last, bytes, coalesce(base, wall_ms) + t1,
+                    coalesce(clock, 'unsynced') <> 'unsynced'
              FROM segment JOIN epoch ON epoch.id = segment.epoch ORDER BY segment.epoch, first",
         )?;
         let rows = statement.query_map([], |row| {
@@ -88,12 +98,13 @@ impl Outbox {
                 last,
                 bytes,
                 newest_ms: row.get(5)?,
+                timed: row.get(6)?,
             })
         })?;
         rows.collect()
     }
 
-    /// Events by contiguous prefix, so that the floor stays one number.
+    /// Events by contiguous prefix, too.
     fn old_events(&self, oldest_ms: i64) -> rusqlite::Result<Vec<i64>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT event.id, event.epoch, seq, coalesce(base, wall_ms) + t
