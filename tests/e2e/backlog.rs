@@ -37,7 +37,7 @@ fn fill(path: &Path) -> anyhow::Result<()> {
         .into_iter()
         .map(|reading| Measured {
             source: reading.source,
-            boot_ms: now.boot_ms,
+            boot_ms: now.boot_ms + reading.offset_ms,
             metrics: reading.metrics,
         })
         .collect();
