@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::serial::Measured;
 
-/// Measures the machine every `interval` and hands it to the queue as a port does: without
+/// Measures the machine every `interval`, first after one, and hands it to the queue as a port does: without
 /// waiting. `disk_of`: the file whose disk is watched.
 pub async fn run(
     interval: Duration,
@@ -23,6 +23,8 @@ pub async fn run(
     let mut machine = Machine::new(disk_of);
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick comes at once: the sensors of the ports have the first word.
+    ticks.tick().await;
     loop {
         ticks.tick().await;
         let metrics = machine.measure();

@@ -12,6 +12,7 @@ use crate::{assert_clean, settings};
 fn latency(rate: f64, seconds: u64) -> anyhow::Result<(u32, u32)> {
     let mut rig = Rig::new(settings())?;
     rig.world.start_bridge()?;
+    rig.world.wait_bridge_online(0)?;
     rig.world.start_gateway()?;
     rig.plug(rate)?;
     let mut watch = Watch::new(&rig.world.storage(), rig.ledger.clone());

@@ -86,6 +86,9 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     let stop = stop_at_interrupt()?;
     say(cli, &introduction(&world, cli))?;
     world.start_bridge()?;
+    // A gateway that is there first would greet nobody, and greet again after seconds: true,
+    // and not what the demo is to show.
+    world.wait_bridge_online(0)?;
     world.start_gateway()?;
     let ledger = Ledger::default();
     let board = match &cli.serial {

@@ -17,7 +17,7 @@ pub const ROLE: &str = "DEMO_ROLE";
 /// The device of the demo.
 pub const DEVICE: &str = "greenhouse-1";
 /// The bridge of the demo.
-pub const BRIDGE: &str = "bridge-1";
+pub const BRIDGE: &str = "bridge";
 /// How long an orderly end may take before the process is killed.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -214,6 +214,34 @@ impl World {
             }
         }
         Ok(None)
+    }
+
+    /// Waits until the bridge has said in its log, once more than `before`, that it is online.
+    ///
+    /// # Errors
+    /// When it does not within [`END_TIMEOUT`], or its log cannot be read.
+    pub fn wait_bridge_online(&self, before: usize) -> anyhow::Result<()> {
+        let deadline = Instant::now() + END_TIMEOUT;
+        while self.times_online()? <= before {
+            let log = self.log("bridge");
+            ensure!(
+                Instant::now() < deadline,
+                "the bridge is not online; its log is {}",
+                log.display()
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// How often the bridge has come online so far.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn times_online(&self) -> anyhow::Result<usize> {
+        let text =
+            std::fs::read_to_string(self.log("bridge")).context("reading the bridge's log")?;
+        Ok(text.lines().filter(|line| line.contains(" INFO online")).count())
     }
 
     /// Stops the broker: connections break, and everything that it held is gone.

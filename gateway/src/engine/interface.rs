@@ -9,7 +9,7 @@ use fieldpost_protocol::{BATCH_READINGS_MAX, Hello, Seq, StoreId, StreamKey};
 pub enum Send {
     /// One page of a hello.
     Hello(Hello),
-    /// The batch that begins at `from`; then tell [`Engine::handle_sent`] what it was.
+    /// The batch that begins at `from`; then tell [`Engine::handle_sent`](super::Engine::handle_sent) what it was.
     Batch {
         /// Which stream.
         key: StreamKey,
