@@ -62,11 +62,12 @@ pub fn synchronised() -> bool {
     state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
 }
 
-/// The kernel's id of this boot; empty where /proc does not tell.
+/// The kernel's id of this boot. Where /proc does not tell, one that nothing else has: an epoch
+/// of another boot must never be taken for one of this.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
+        .unwrap_or_else(|_| format!("unknown-{:032x}", u128::from_le_bytes(random_id())))
 }
 
 /// 16 random bytes from the kernel: an epoch or a nonce.

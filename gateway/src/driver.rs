@@ -89,19 +89,18 @@ impl Driver {
         clippy::disallowed_methods,
         reason = "a driver: it turns the engine's moments into timers"
     )]
-    pub(crate) async fn run(&mut self, mut inputs: Inputs) -> Result<End, Gone> {
+    pub(crate) async fn run(&mut self, inputs: &mut Inputs) -> Result<End, Gone> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.pump().await?;
-            let timeout =
-                self.engine.poll_timeout().map_or(TICK, |at| at.saturating_sub(clock::boottime()));
-            let wake = Instant::now() + timeout;
+            let wake = Instant::now() + self.timeout();
             tokio::select! {
                 _ = inputs.shutdown.wait_for(|down| *down) => return Ok(End::Shutdown),
                 Some(event) = recv(&mut inputs.session) => self.handle_session(event).await?,
-                Some(committed) = inputs.committed.recv() => {
-                    if let Some(end) = self.handle_committed(committed) {
+                committed = inputs.committed.recv() => {
+                    // The intake ends before us only if the outbox's thread has.
+                    if let Some(end) = self.handle_committed(committed.ok_or(Gone)?) {
                         return Ok(end);
                     }
                 }
@@ -110,6 +109,13 @@ impl Driver {
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
+    }
+
+    /// Until the engine has something to send. A connection that takes nothing now wakes us
+    /// with its next puback; the engine's moment may have passed meanwhile.
+    fn timeout(&self) -> Duration {
+        let at = self.engine.poll_timeout().filter(|_| self.has_room());
+        at.map_or(TICK, |at| at.saturating_sub(clock::boottime()))
     }
 
     /// Does what the engine asks for, until it asks for nothing.
@@ -193,7 +199,9 @@ impl Driver {
                 for (key, last) in streams {
                     self.engine.handle_appended(now, key, last);
                 }
-                self.judge_full(boot_ms, full);
+                if let Some(full) = full {
+                    self.judge_full(boot_ms, full);
+                }
                 self.alerts.clear(boot_ms, "outbox_failing", None, "the outbox is written again");
             }
             Committed::Streams(streams) => self.engine.handle_streams(&streams),

@@ -48,8 +48,8 @@ pub enum Committed {
         epoch: Epoch,
         /// Its streams with their last rows.
         streams: Vec<(StreamKey, Seq)>,
-        /// Readings were refused for want of room.
-        full: bool,
+        /// Whether readings were refused for want of room; `None`: there were none to take.
+        full: Option<bool>,
     },
     /// Floors moved: rows were dropped to make room.
     Streams(Vec<StreamInfo>),
@@ -145,7 +145,7 @@ impl Intake {
                 if let Some(streams) = streams {
                     self.tell(Committed::Streams(streams)).await;
                 }
-                Committed::Rows { epoch, streams: rows, full: appended.refused_full > 0 }
+                Committed::Rows { epoch, streams: rows, full: appended.full() }
             }
             Err(error @ AppendError::InDoubt(_)) => {
                 // Never inserted again: it may be durable. An alert may come twice instead.
@@ -176,6 +176,13 @@ impl Intake {
         self.counted.accepted.fetch_add(appended.readings as u64, Ordering::Relaxed);
         self.counted.refused_full.fetch_add(appended.refused_full as u64, Ordering::Relaxed);
         self.counted.dropped.fetch_add(appended.dropped, Ordering::Relaxed);
+        if appended.refused_events > 0 {
+            let events = appended.refused_events;
+            tracing::error!(
+                events,
+                "the outbox is full beyond its reserve: alerts show in the status file only"
+            );
+        }
     }
 }
 

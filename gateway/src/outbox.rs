@@ -285,13 +285,35 @@ impl Outbox {
         self.current.start.boot_ms
     }
 
-    /// Takes what the sync engine learned. In memory; written with the next seal or trim.
+    /// Takes what the sync engine learned. In memory; written with the next seal or trim, but
+    /// at once where it moves back.
     pub fn set_acked(&mut self, acked: &[(StreamKey, Seq)]) {
         for row in self.streams.values_mut() {
             if let Some((_, acked)) = acked.iter().find(|(key, _)| *key == row.key) {
                 row.acked = (*acked).clamp(row.floor - 1, row.last);
             }
         }
+        self.save_if_back();
+    }
+
+    /// The next start must not take for stored what storage has lost.
+    fn save_if_back(&mut self) {
+        if self.streams.values().all(|row| row.acked >= row.saved.1) {
+            return;
+        }
+        if let Err(error) = self.save_acked() {
+            tracing::error!(%error, "what storage lacks again could not be written down; it is tried again");
+        }
+    }
+
+    fn save_acked(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.conn.unchecked_transaction()?;
+        let saved = seal::save_streams(&transaction, &self.streams)?;
+        transaction.commit()?;
+        for (at, values) in saved {
+            self.streams.get_mut(&at).expect("saved from this map").saved = values;
+        }
+        Ok(())
     }
 
     /// Takes what a state of the present gen listed as stored, which is what is acked, too: a
@@ -309,6 +331,7 @@ impl Outbox {
                 }
             }
         }
+        self.save_if_back();
     }
 
     /// The storage that this gateway trusts.
@@ -335,12 +358,7 @@ impl Outbox {
 
     /// Writes `acked` down and folds the log into the file. At an orderly end.
     pub fn close(mut self) -> rusqlite::Result<()> {
-        let transaction = self.conn.unchecked_transaction()?;
-        let saved = seal::save_streams(&transaction, &self.streams)?;
-        transaction.commit()?;
-        for (at, values) in saved {
-            self.streams.get_mut(&at).expect("saved from this map").saved = values;
-        }
+        self.save_acked()?;
         self.conn.close().map_err(|(_, error)| error)
     }
 

@@ -141,14 +141,16 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         status_file_failed: false,
         config: config.clone(),
     };
-    let inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
-    let end = driver.run(inputs).await;
+    let mut inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
+    let end = driver.run(&mut inputs).await;
 
+    // The driver no longer listens to commits, so the last ones must not wait for it. The
+    // session's events it keeps: a session that nobody listens to says no goodbye.
+    let Inputs { session: session_events, committed, .. } = inputs;
+    drop(committed);
     stop_sources(handles, system).await;
-    // The driver no longer listens to commits, so the last ones must not wait for it: its
-    // end of the channel is gone with `inputs`.
     driver.finish().await.ok();
-    drop(driver);
+    drop((driver, session_events));
     let flushed = (&mut intake).await;
     drop(outbox);
     let closed = outbox_end.await;

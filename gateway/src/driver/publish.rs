@@ -27,7 +27,7 @@ impl Driver {
     }
 
     /// The connection takes one more message that needs a puback.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         let window = usize::from(crate::run::INFLIGHT_MAX) - crate::run::INFLIGHT_RESERVED;
         self.connection.is_some()
             && self.session.as_ref().is_some_and(|session| session.inflight() < window)

@@ -34,6 +34,13 @@ pub struct Appended {
     pub floors_moved: bool,
 }
 
+impl Appended {
+    /// Whether readings found the outbox full; `None`: there were none.
+    pub fn full(&self) -> Option<bool> {
+        (self.readings + self.refused_full > 0).then_some(self.refused_full > 0)
+    }
+}
+
 /// Why a commit made nothing durable, as far as we know.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {

@@ -7,6 +7,8 @@ use fieldpost_protocol::{AlertState, EventKind, Metrics, Severity, Value, decode
 use super::*;
 use crate::serial::Measured;
 
+mod random;
+
 struct Bench {
     dir: tempfile::TempDir,
     settings: Settings,
@@ -92,6 +94,21 @@ fn held(outbox: &Outbox) -> Vec<i64> {
         }
     }
     all
+}
+
+/// From now on each COMMIT that added a reading fails, as it would with EIO.
+fn break_commits(outbox: &Outbox) {
+    let broken = "PRAGMA foreign_keys = ON;
+         CREATE TEMP TABLE parent (x INTEGER PRIMARY KEY);
+         CREATE TEMP TABLE child (x REFERENCES parent (x) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TEMP TRIGGER tails AFTER INSERT ON main.tail BEGIN INSERT INTO child VALUES (1); END;
+         CREATE TEMP TRIGGER segments AFTER INSERT ON main.segment BEGIN INSERT INTO child VALUES (1); END;";
+    outbox.conn.execute_batch(broken).unwrap();
+}
+
+fn mend_commits(outbox: &Outbox) {
+    let mended = "DROP TRIGGER temp.tails; DROP TRIGGER temp.segments; DROP TABLE temp.child; DROP TABLE temp.parent;";
+    outbox.conn.execute_batch(mended).unwrap();
 }
 
 fn count(outbox: &Outbox, table: &str) -> i64 {
@@ -559,4 +576,43 @@ fn events_stop_at_the_limit_of_the_file_and_are_counted() {
 fn a_database_that_cannot_be_a_wal_is_refused() {
     let memory = Connection::open_in_memory().unwrap();
     assert!(schema::configure(&memory).is_err());
+}
+
+#[test]
+fn a_commit_that_fails_begins_a_new_epoch_and_its_readings_are_never_written_again() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5);
+    let (first, _) = outbox.epoch();
+    break_commits(&outbox);
+    let error = outbox.append(&some(5..8), &[], NOW).unwrap_err();
+    assert!(matches!(error, AppendError::InDoubt(_)), "{error}");
+    mend_commits(&outbox);
+    assert_ne!(outbox.epoch().0, first);
+    append(&mut outbox, 8..10);
+    assert_eq!(held(&outbox), [0, 1, 2, 3, 4, 8, 9]);
+    let lasts: Vec<_> = outbox.streams().unwrap().iter().map(|info| info.last).collect();
+    assert_eq!(lasts, [5, 2]);
+}
+
+#[test]
+fn a_commit_of_events_alone_says_nothing_of_room_for_readings() {
+    let mut bench = Bench::new();
+    bench.settings.size_bytes_max = RESERVE_BYTES;
+    let mut outbox = bench.open();
+    assert_eq!(outbox.append(&some(0..1), &[], NOW).unwrap().full(), Some(true));
+    assert_eq!(outbox.append(&[], &[alert()], NOW).unwrap().full(), None);
+}
+
+#[test]
+fn what_storage_has_lost_is_known_to_be_lost_after_a_power_cut() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..100);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.set_acked(&[(key, 100)]);
+    append(&mut outbox, 100..200);
+    outbox.set_confirmed(Some(&[(key, 20)]));
+    drop(outbox);
+    assert_eq!(bench.open().streams().unwrap()[0].acked, 20);
 }
