@@ -28,8 +28,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fieldpost_protocol::{
-    BridgeStatus, Epoch, Gen, HELLO_PAGES_MAX, HELLO_STREAMS_MAX, HelloStream, Instance, Nonce,
-    Seq, State, StoreId, Stream, StreamKey, SyncAcks, VERSION,
+    BridgeStatus, Epoch, Gen, Instance, Nonce, Seq, State, StoreId, Stream, StreamKey, SyncAcks,
+    VERSION,
 };
 
 use crate::outbox::StreamInfo;
@@ -53,8 +53,6 @@ pub const HELLO_ON_ACK_MIN: Duration = Duration::from_secs(10);
 /// all there in the same second.
 pub const HELLO_JITTER_MAX: Duration = Duration::from_secs(10);
 
-/// Streams that one hello can list.
-const HELLO_LIST_MAX: usize = HELLO_STREAMS_MAX * HELLO_PAGES_MAX as usize;
 /// The end of the year 9999: a bridge that names a later time is wrong.
 const TIME_MS_MAX: i64 = 253_402_300_799_999;
 
@@ -331,30 +329,14 @@ impl Engine {
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
             self.hello_no += 1;
-            self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, self.listed()));
+            let streams = hello::listed(&self.flows, &self.guards);
+            self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, streams));
         }
         let jitter = self.rng.f64();
         if let Some(page) = self.open.as_mut().and_then(|open| open.poll_page(now, jitter)) {
             return Some(Send::Hello(page));
         }
         self.poll_batch(now)
-    }
-
-    /// What a hello lists. Beyond its bound it leaves out tombstones first, then what storage
-    /// has (which it then cannot ask for again), the oldest first; then the newest wait.
-    fn listed(&self) -> Vec<HelloStream> {
-        let flows = self.flows.iter();
-        let flows = flows.filter(|flow| self.guards.tombstones || !flow.is_empty());
-        let mut flows: Vec<&Flow> = flows.collect();
-        let mut surplus = flows.len().saturating_sub(HELLO_LIST_MAX);
-        for may_be_left_out in [Flow::is_empty, Flow::is_settled] {
-            flows.retain(|flow| {
-                let left_out = surplus > 0 && may_be_left_out(flow);
-                surplus -= usize::from(left_out);
-                !left_out
-            });
-        }
-        flows.into_iter().take(HELLO_LIST_MAX).map(Flow::listed).collect()
     }
 
     fn poll_batch(&mut self, now: Duration) -> Option<Send> {

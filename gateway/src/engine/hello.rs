@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fieldpost_protocol::{
-    Epoch, Gen, HELLO_STREAMS_MAX, Hello, HelloStream, Nonce, State, VERSION,
+    Epoch, Gen, HELLO_PAGES_MAX, HELLO_STREAMS_MAX, Hello, HelloStream, Nonce, State, VERSION,
 };
 
 use super::Guards;
+use super::flow::Flow;
 
 /// First repetition of an unanswered hello; doubled each time.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -16,6 +17,25 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Attempts whose moment is remembered; a later answer to an older one is too old to tell
 /// the time by.
 const ATTEMPTS_MAX: usize = 16;
+
+/// Streams that one hello can list.
+const LIST_MAX: usize = HELLO_STREAMS_MAX * HELLO_PAGES_MAX as usize;
+
+/// What a hello lists. Beyond its bound it leaves out tombstones first, then what storage has
+/// (which it then cannot ask for again), the oldest first; then the newest wait.
+pub(super) fn listed(flows: &[Flow], guards: &Guards) -> Vec<HelloStream> {
+    let mut flows: Vec<&Flow> =
+        flows.iter().filter(|flow| guards.tombstones || !flow.is_empty()).collect();
+    let mut surplus = flows.len().saturating_sub(LIST_MAX);
+    for may_be_left_out in [Flow::is_empty, Flow::is_settled] {
+        flows.retain(|flow| {
+            let left_out = surplus > 0 && may_be_left_out(flow);
+            surplus -= usize::from(left_out);
+            !left_out
+        });
+    }
+    flows.into_iter().take(LIST_MAX).map(Flow::listed).collect()
+}
 
 struct Page {
     streams: Vec<HelloStream>,

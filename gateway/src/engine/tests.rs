@@ -1,6 +1,6 @@
 //! The engine with its storage played by hand, in virtual time.
 
-use fieldpost_protocol::{Ack, Hello, StateStream};
+use fieldpost_protocol::{Ack, HELLO_PAGES_MAX, Hello, StateStream};
 
 use super::*;
 

@@ -1,0 +1,174 @@
+//! What the outbox does when something fails: commits, rows, the storage, the clock, room.
+
+use super::*;
+
+#[test]
+fn the_rest_of_a_segment_that_cannot_be_decoded_is_never_taken_from_the_tail() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..100);
+    append(&mut outbox, 100..110);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.conn.execute("UPDATE segment SET body = x'00'", []).unwrap();
+    let batch = outbox.read_batch(key, 51, 1_000).unwrap().unwrap();
+    assert_eq!((batch.first, batch.n), (1, 100), "whole, as it is, for the dead letters");
+    let rest = outbox.read_batch(key, 101, 1_000).unwrap().unwrap();
+    assert_eq!((rest.first, rest.n), (101, 10));
+}
+
+#[test]
+fn rows_behind_a_hole_are_never_given_the_numbers_of_the_hole() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..100);
+    append(&mut outbox, 100..110);
+    outbox.conn.execute("DELETE FROM tail WHERE seq = 101", []).unwrap();
+    let key = outbox.streams().unwrap()[0].key;
+    assert_eq!(outbox.read_batch(key, 101, 1_000).unwrap(), None);
+}
+
+#[test]
+fn what_a_restored_storage_lacks_makes_no_room_although_it_was_acked_once() {
+    let mut bench = Bench::new();
+    bench.settings.size_bytes_max = RESERVE_BYTES + 200_000;
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..1_000);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.set_acked(&[(key, 1_000)]);
+    outbox.close().unwrap();
+    let mut outbox = bench.open();
+    outbox.set_confirmed(Some(&[(key, 0)]));
+    outbox.load_streams().unwrap();
+    assert_eq!(outbox.streams().unwrap()[0].acked, 0);
+    while append(&mut outbox, 0..1_000).refused_full == 0 {}
+    assert_eq!(outbox.streams().unwrap()[0].floor, 1, "storage lacks it");
+}
+
+#[test]
+fn damage_that_shows_only_in_the_rows_is_moved_aside_too() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5);
+    outbox.conn.execute("UPDATE tail SET body = '{\"temp' WHERE seq = 3", []).unwrap();
+    drop(outbox);
+    let (mut outbox, recovered) = Outbox::open(bench.settings.clone(), NOW).unwrap();
+    assert!(recovered.damaged.expect("moved aside").exists());
+    assert_eq!(append(&mut outbox, 0..3).readings, 3);
+}
+
+#[test]
+fn damage_found_while_an_old_tail_is_sealed_ends_the_run() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5);
+    outbox.conn.execute("UPDATE tail SET body = '{\"temp' WHERE seq = 3", []).unwrap();
+    let stepped = Now { wall_ms: NOW.wall_ms + 3_600_000, ..NOW };
+    let error = outbox.append(&some(5..6), &[], stepped).unwrap_err();
+    assert!(matches!(error, AppendError::Damaged(_)), "{error}");
+}
+
+#[test]
+fn a_base_that_could_not_be_written_is_tried_again_with_the_next_commit() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.conn.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let other = Connection::open(&bench.settings.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let synchronised = Now { synchronised: true, ..NOW };
+    let error = outbox.append(&some(5..6), &[], synchronised).unwrap_err();
+    assert!(matches!(error, AppendError::Failed(_)), "{error}");
+    other.execute_batch("ROLLBACK").unwrap();
+    outbox.append(&some(5..6), &[], synchronised).unwrap();
+    let base = outbox.read_batch(key, 1, 10).unwrap().unwrap().base;
+    assert_eq!(base, Some((NOW.wall_ms, Clock::Ntp)));
+    assert_eq!(held(&outbox), (0..6).collect::<Vec<_>>(), "tried again, and there once");
+}
+
+#[test]
+fn a_recorder_does_not_judge_by_age_what_has_no_known_time() {
+    let mut bench = Bench::new();
+    bench.settings.recorder = true;
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..1_000);
+    outbox.conn.execute("UPDATE epoch SET boot = 'an earlier one', wall_ms = 0", []).unwrap();
+    drop(outbox);
+    let mut outbox = bench.open();
+    assert_eq!(outbox.trim(NOW.wall_ms).unwrap(), Trimmed::default());
+    outbox.settings.retention_bytes = 0;
+    assert_eq!(outbox.trim(NOW.wall_ms).unwrap().readings, 1_000, "but by size");
+}
+
+#[test]
+fn a_trim_leaves_no_hole_though_a_later_segment_has_the_earlier_time() {
+    let mut bench = Bench::new();
+    bench.settings.recorder = true;
+    let mut outbox = bench.open();
+    outbox.fix_bases(NOW.skew_ms(), Clock::Ntp).unwrap();
+    let mut late = some(0..100);
+    late[50].boot_ms += 30 * 86_400_000;
+    outbox.append(&late, &[], NOW).unwrap();
+    append(&mut outbox, 100..200);
+    assert_eq!(outbox.trim(NOW.wall_ms + 8 * 86_400_000).unwrap(), Trimmed::default());
+    assert_eq!(held(&outbox), (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn events_stop_at_the_limit_of_the_file_and_are_counted() {
+    let mut bench = Bench::new();
+    bench.settings.size_bytes_max = RESERVE_BYTES;
+    let mut outbox = bench.open();
+    let events: Vec<NewEvent> = (0..1_000).map(|_| alert()).collect();
+    let mut refused = 0;
+    for _ in 0..100 {
+        refused += outbox.append(&[], &events, NOW).unwrap().refused_events;
+    }
+    assert!(refused > 0);
+    assert!(outbox.used_bytes().unwrap() < bench.settings.size_bytes_max + 200_000);
+}
+
+#[test]
+fn a_database_that_cannot_be_a_wal_is_refused() {
+    let memory = Connection::open_in_memory().unwrap();
+    assert!(schema::configure(&memory).is_err());
+}
+
+#[test]
+fn a_commit_that_fails_begins_a_new_epoch_and_its_readings_are_never_written_again() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5);
+    let (first, _) = outbox.epoch();
+    break_commits(&outbox);
+    let error = outbox.append(&some(5..8), &[], NOW).unwrap_err();
+    assert!(matches!(error, AppendError::InDoubt(_)), "{error}");
+    mend_commits(&outbox);
+    assert_ne!(outbox.epoch().0, first);
+    append(&mut outbox, 8..10);
+    assert_eq!(held(&outbox), [0, 1, 2, 3, 4, 8, 9]);
+    let lasts: Vec<_> = outbox.streams().unwrap().iter().map(|info| info.last).collect();
+    assert_eq!(lasts, [5, 2]);
+}
+
+#[test]
+fn a_commit_of_events_alone_says_nothing_of_room_for_readings() {
+    let mut bench = Bench::new();
+    bench.settings.size_bytes_max = RESERVE_BYTES;
+    let mut outbox = bench.open();
+    assert_eq!(outbox.append(&some(0..1), &[], NOW).unwrap().full(), Some(true));
+    assert_eq!(outbox.append(&[], &[alert()], NOW).unwrap().full(), None);
+}
+
+#[test]
+fn what_storage_has_lost_is_known_to_be_lost_after_a_power_cut() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..100);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.set_acked(&[(key, 100)]);
+    append(&mut outbox, 100..200);
+    outbox.set_confirmed(Some(&[(key, 20)]));
+    drop(outbox);
+    assert_eq!(bench.open().streams().unwrap()[0].acked, 20);
+}
