@@ -17,7 +17,7 @@ mod outbound;
 mod queue;
 mod storage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fieldpost_mqtt::{Connection, Delivery, Event, Message, PublishError, Qos, Session, Token};
@@ -36,7 +36,7 @@ pub(crate) use storage::StorageThread;
 
 /// A batch that is not committed by then is pubacked without a sync ack and forgotten: its
 /// gateway sends it again, and one stream in trouble cannot fill the broker's window.
-const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const COMMIT_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether messages have waited too long.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -101,6 +101,8 @@ struct Held {
     /// Without its payload.
     delivery: Delivery,
     received: Instant,
+    /// Committed, or never to be; only its answers are not handed over yet.
+    settled: bool,
 }
 
 /// See the module.
@@ -113,7 +115,11 @@ pub(crate) struct Driver {
     status: BridgeStatus,
     online: bool,
     held: BTreeMap<JobId, Held>,
+    /// [`COMMIT_WITHIN`], but for tests.
+    commit_within: Duration,
     last_job: u64,
+    /// Settled; pubacked once no answer waits.
+    owed: BTreeSet<JobId>,
     outbound: Outbound,
     alarms: AlarmLog,
 }
@@ -126,6 +132,7 @@ impl Driver {
         sessions: [Session; 3],
         storage: StorageThread,
         status: BridgeStatus,
+        commit_within: Duration,
     ) -> Self {
         Driver {
             topics,
@@ -135,7 +142,9 @@ impl Driver {
             status,
             online: false,
             held: BTreeMap::new(),
+            commit_within,
             last_job: 0,
+            owed: BTreeSet::new(),
             outbound: Outbound::default(),
             alarms: AlarmLog::default(),
         }
@@ -207,6 +216,7 @@ impl Driver {
         self.outbound.clear();
         // The broker sends them again, and what is on its way to storage is stored.
         self.held.clear();
+        self.owed.clear();
         for link in &mut self.links {
             // Forgotten at once: what it reports of its end must not end the others again.
             if link.connection.take().is_some() {
@@ -230,7 +240,7 @@ impl Driver {
                     "storage is too slow; messages are forgotten and will come again",
                 );
             }
-            self.held.insert(id, Held { role, delivery, received: Instant::now() });
+            self.held.insert(id, Held { role, delivery, received: Instant::now(), settled: false });
         } else {
             self.alarms.say(
                 "topic_unknown",
@@ -264,32 +274,43 @@ impl Driver {
             tracing::debug!(readings = ingested.readings, "stored");
         }
         ingested.answers.into_iter().for_each(|answer| self.outbound.push(answer));
-        self.flush();
         for id in settled {
-            if let Some(held) = self.held.remove(&id) {
-                self.puback(held.role, &held.delivery);
+            if let Some(held) = self.held.get_mut(&id) {
+                held.settled = true;
+                self.owed.insert(id);
             }
         }
+        self.flush();
     }
 
     /// What was not committed in time is pubacked without a sync ack.
     fn forget_late(&mut self) {
         while let Some(oldest) = self.held.first_entry() {
-            if oldest.get().received.elapsed() < COMMIT_WITHIN {
+            if oldest.get().received.elapsed() < self.commit_within {
                 return;
             }
             let (id, held) = oldest.remove_entry();
-            self.storage.queue.forget(id);
-            self.alarms.say(
-                "commit_late",
-                "",
-                "a message was not committed within 10 s and is forgotten; it will come again",
-            );
+            if held.settled {
+                self.owed.remove(&id);
+                // The broker takes no answers; this one's gateway sends again.
+                self.alarms.say(
+                    "answers_late",
+                    "",
+                    "the broker is slow to take answers; messages are pubacked before theirs",
+                );
+            } else {
+                self.storage.queue.forget(id);
+                let message = format!(
+                    "a message was not committed within {} s and is forgotten; it will come again",
+                    self.commit_within.as_secs()
+                );
+                self.alarms.say("commit_late", "", &message);
+            }
             self.puback(held.role, &held.delivery);
         }
     }
 
-    /// Sends answers until there are none or the window is full.
+    /// Sends answers until none is left or the window is full. Pubacks only once none is left.
     fn flush(&mut self) {
         while let Some(mut answer) = self.outbound.next() {
             let (topic, payload) = match &mut answer {
@@ -307,6 +328,11 @@ impl Driver {
                     tracing::error!("an answer cannot be sent: {error}");
                     self.outbound.taken(&answer);
                 }
+            }
+        }
+        for id in std::mem::take(&mut self.owed) {
+            if let Some(held) = self.held.remove(&id) {
+                self.puback(held.role, &held.delivery);
             }
         }
     }

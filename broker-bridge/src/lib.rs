@@ -17,4 +17,6 @@ pub mod ingest;
 mod run;
 pub mod store;
 
+#[doc(hidden)]
+pub use run::run_within;
 pub use run::{check_files, run, run_with_broker};

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use fieldpost_embedded_broker::{self as broker, EmbeddedBroker, TlsPaths};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{Driver, Inputs, Role, StorageThread};
+use crate::driver::{COMMIT_WITHIN, Driver, Inputs, Role, StorageThread};
 use crate::store::Identity;
 use crate::store::sqlite::SqliteStore;
 
@@ -21,6 +22,20 @@ use crate::store::sqlite::SqliteStore;
 /// A storage or certificate that cannot be used, a storage thread that has ended. A broker
 /// that cannot be reached is no error: it is tried again.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    run_within(config, COMMIT_WITHIN, shutdown).await
+}
+
+/// As [`run`], with another time than 10 s after which a message that is not committed is
+/// forgotten: for tests.
+///
+/// # Errors
+/// As [`run`].
+#[doc(hidden)]
+pub async fn run_within(
+    config: Config,
+    commit_within: Duration,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     check_files(&config)?;
     let store = SqliteStore::open(&config.storage)?;
     let Identity { store: id, r#gen } = store.identity()?;
@@ -36,9 +51,11 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let (readings, readings_events) = start(Role::Readings)?;
     let (events, events_events) = start(Role::Events)?;
     let (out, out_events) = start(Role::Out)?;
-    let storage = StorageThread::start(store).context("starting the storage thread")?;
+    let storage =
+        StorageThread::start(store, commit_within).context("starting the storage thread")?;
     let topics = config.broker.topics.clone();
-    let driver = Driver::new(topics, config.name, [readings, events, out], storage, status);
+    let sessions = [readings, events, out];
+    let driver = Driver::new(topics, config.name, sessions, storage, status, commit_within);
     let inputs =
         Inputs { readings: readings_events, events: events_events, out: out_events, shutdown };
     Ok(driver.run(inputs).await?)

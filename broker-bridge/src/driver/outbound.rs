@@ -10,18 +10,32 @@ use fieldpost_protocol::{Ack, DeviceId, SYNC_ACKS_MAX, State, StreamKey, SyncAck
 use crate::ingest::Answer;
 use crate::store::Identity;
 
-/// States that wait. At the bound the oldest is dropped: its gateway asks again.
+/// States that wait, of all devices and of one: the pages of one hello. At the bound of all a
+/// new one is dropped, at that of one its oldest: the gateway asks again.
 const STATES_MAX: usize = 4_096;
-/// Streams with a sync ack that waits. At the bound a new one is dropped: its gateway sends
-/// again, and is answered again.
+const DEVICE_STATES_MAX: usize = 256;
+/// Streams with a sync ack that waits, of all devices and of one. At the bound a new one is
+/// dropped: its gateway sends again, and is answered again.
 const STREAMS_MAX: usize = 65_536;
+const DEVICE_STREAMS_MAX: usize = 4_096;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
-    states: VecDeque<(DeviceId, State)>,
-    acks: BTreeMap<(DeviceId, StreamKey), Ack>,
+    devices: BTreeMap<DeviceId, Waiting>,
+    /// Devices with an answer that waits, each once, in the order in which they are served:
+    /// one that asks without a pause does not hold up the others.
+    turns: VecDeque<DeviceId>,
+    states: usize,
+    streams: usize,
     identity: Option<Identity>,
+}
+
+/// The answers of one device; never without any.
+#[derive(Debug, Default)]
+struct Waiting {
+    states: VecDeque<State>,
+    acks: BTreeMap<StreamKey, Ack>,
 }
 
 impl Outbound {
@@ -30,10 +44,7 @@ impl Outbound {
         match answer {
             Answer::State(device, state) => {
                 self.incarnation(Identity { store: state.store, r#gen: state.r#gen });
-                if self.states.len() >= STATES_MAX {
-                    self.states.pop_front();
-                }
-                self.states.push_back((device, state));
+                self.state(&device, state);
             }
             Answer::SyncAcks(device, acks) => {
                 self.incarnation(Identity { store: acks.store, r#gen: acks.r#gen });
@@ -44,29 +55,37 @@ impl Outbound {
         }
     }
 
-    /// The next message: states first, since a gateway waits for one before it sends.
+    /// The next message, of the device whose turn it is: its states first, since it waits for
+    /// one before it sends.
     pub(crate) fn next(&self) -> Option<Answer> {
-        if let Some((device, state)) = self.states.front() {
+        let device = self.turns.front()?;
+        let waiting = self.devices.get(device)?;
+        if let Some(state) = waiting.states.front() {
             return Some(Answer::State(device.clone(), state.clone()));
         }
         let Identity { store, r#gen } = self.identity?;
-        let device = &self.acks.first_key_value()?.0.0;
-        let acks = self.acks.iter().take_while(|((of, _), _)| of == device);
-        let acks = acks.take(SYNC_ACKS_MAX).map(|(_, ack)| *ack).collect();
+        let acks = waiting.acks.values().take(SYNC_ACKS_MAX).copied().collect();
         Some(Answer::SyncAcks(device.clone(), SyncAcks { v: VERSION, store, r#gen, acks }))
     }
 
     /// The connection has taken what `next` gave.
     pub(crate) fn taken(&mut self, answer: &Answer) {
+        let Some(device) = self.turns.pop_front() else { return };
+        let Some(waiting) = self.devices.get_mut(&device) else { return };
         match answer {
             Answer::State(..) => {
-                self.states.pop_front();
+                self.states -= usize::from(waiting.states.pop_front().is_some());
             }
-            Answer::SyncAcks(device, acks) => {
+            Answer::SyncAcks(_, acks) => {
                 for ack in &acks.acks {
-                    self.acks.remove(&(device.clone(), ack.key));
+                    self.streams -= usize::from(waiting.acks.remove(&ack.key).is_some());
                 }
             }
+        }
+        if waiting.states.is_empty() && waiting.acks.is_empty() {
+            self.devices.remove(&device);
+        } else {
+            self.turns.push_back(device);
         }
     }
 
@@ -83,33 +102,77 @@ impl Outbound {
         self.identity = Some(identity);
     }
 
-    fn ack(&mut self, device: &DeviceId, ack: Ack) {
-        let full = self.acks.len() >= STREAMS_MAX;
-        let key = (device.clone(), ack.key);
-        match self.acks.get_mut(&key) {
-            Some(known) => {
-                known.lo = known.lo.max(ack.lo);
-                known.hi = known.hi.max(ack.hi);
+    fn state(&mut self, device: &DeviceId, state: State) {
+        let full = self.states >= STATES_MAX;
+        match self.devices.get_mut(device) {
+            Some(known) if known.states.len() >= DEVICE_STATES_MAX => {
+                known.states.pop_front();
+                known.states.push_back(state);
             }
-            None if full => {}
-            None => {
-                self.acks.insert(key, ack);
+            _ if full => {}
+            _ => {
+                self.waiting(device).states.push_back(state);
+                self.states += 1;
             }
         }
+    }
+
+    fn ack(&mut self, device: &DeviceId, ack: Ack) {
+        let full = self.streams >= STREAMS_MAX;
+        if let Some(known) = self.devices.get_mut(device) {
+            if let Some(known) = known.acks.get_mut(&ack.key) {
+                known.lo = known.lo.max(ack.lo);
+                known.hi = known.hi.max(ack.hi);
+                return;
+            }
+            if known.acks.len() >= DEVICE_STREAMS_MAX {
+                return;
+            }
+        }
+        if !full {
+            self.waiting(device).acks.insert(ack.key, ack);
+            self.streams += 1;
+        }
+    }
+
+    /// The device's answers, to which one is about to be added.
+    fn waiting(&mut self, device: &DeviceId) -> &mut Waiting {
+        if !self.devices.contains_key(device) {
+            self.turns.push_back(device.clone());
+        }
+        self.devices.entry(device.clone()).or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use fieldpost_protocol::{Epoch, Gen, StoreId, Stream};
+    use fieldpost_protocol::{Epoch, Gen, Nonce, StoreId, Stream};
 
     use super::*;
 
     fn acks(generation: u8, epochs: std::ops::Range<u8>, lo: u64, hi: u64) -> Answer {
+        acks_of("pi-1", generation, epochs, lo, hi)
+    }
+
+    fn acks_of(
+        device: &str,
+        generation: u8,
+        epochs: std::ops::Range<u8>,
+        lo: u64,
+        hi: u64,
+    ) -> Answer {
         let key = |epoch| StreamKey { epoch: Epoch([epoch; 16]), stream: Stream::Readings };
         let acks = epochs.map(|epoch| Ack { key: key(epoch), lo, hi }).collect();
         let (store, r#gen) = (StoreId([1; 16]), Gen([generation; 16]));
-        Answer::SyncAcks("pi-1".parse().unwrap(), SyncAcks { v: VERSION, store, r#gen, acks })
+        Answer::SyncAcks(device.parse().unwrap(), SyncAcks { v: VERSION, store, r#gen, acks })
+    }
+
+    fn state_of(device: &str, page: u32) -> Answer {
+        let (store, r#gen) = (StoreId([1; 16]), Gen([1; 16]));
+        let (versions, streams, nonce) = (Vec::new(), Vec::new(), Nonce([0; 16]));
+        let state =
+            State { v: VERSION, nonce, attempt: 1, page, versions, store, r#gen, time: 0, streams };
+        Answer::State(device.parse().unwrap(), state)
     }
 
     fn drain(outbound: &mut Outbound) -> Vec<Vec<(u64, u64)>> {
@@ -144,5 +207,30 @@ mod tests {
         outbound.push(acks(1, 0..2, 1, 20));
         outbound.push(acks(2, 0..1, 1, 3));
         assert_eq!(drain(&mut outbound), [[(1, 3)]]);
+    }
+
+    #[test]
+    fn a_device_that_asks_without_a_pause_does_not_hold_up_the_others() {
+        let mut outbound = Outbound::default();
+        for page in 0..10_000 {
+            outbound.push(state_of("a-flood", page));
+        }
+        outbound.push(acks_of("b", 1, 0..1, 1, 2));
+        outbound.push(state_of("c", 1));
+        let mut served = Vec::new();
+        for page in 0..6 {
+            outbound.push(state_of("a-flood", page));
+            let answer = outbound.next().unwrap();
+            outbound.taken(&answer);
+            served.push(match answer {
+                Answer::State(device, _) | Answer::SyncAcks(device, _) => device.to_string(),
+            });
+        }
+        assert_eq!(served[..3], ["a-flood", "b", "c"]);
+        assert!(outbound.states <= DEVICE_STATES_MAX);
+        while let Some(answer) = outbound.next() {
+            outbound.taken(&answer);
+        }
+        assert_eq!((outbound.states, outbound.streams, outbound.devices.len()), (0, 0, 0));
     }
 }

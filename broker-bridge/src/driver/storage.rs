@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::COMMIT_WITHIN;
 use super::queue::{Job, JobId, Queue};
 use crate::clock;
 use crate::engine::Engine;
@@ -39,13 +38,14 @@ pub(crate) struct StorageThread {
 
 impl StorageThread {
     /// Starts it. The engine has every guard on.
-    pub(crate) fn start<S>(store: S) -> std::io::Result<Self>
+    pub(crate) fn start<S>(store: S, commit_within: Duration) -> std::io::Result<Self>
     where
         S: Store + Send + 'static,
     {
         let queue = Arc::new(Queue::default());
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
-        let worker = Worker { store, engine: Engine::default(), queue: queue.clone(), sender };
+        let engine = Engine::default();
+        let worker = Worker { store, engine, queue: queue.clone(), sender, commit_within };
         let thread =
             std::thread::Builder::new().name("storage".into()).spawn(move || worker.run())?;
         Ok(StorageThread { queue, reports, thread: Some(thread) })
@@ -71,6 +71,7 @@ struct Worker<S> {
     engine: Engine,
     queue: Arc<Queue>,
     sender: mpsc::Sender<Report>,
+    commit_within: Duration,
 }
 
 impl<S: Store> Worker<S> {
@@ -108,7 +109,7 @@ impl<S: Store> Worker<S> {
             let mut open = committed.iter().map(|done| !done);
             messages.retain(|_| open.next().unwrap_or(false));
             // By then the driver has answered the broker and forgotten them.
-            if begun.elapsed() > COMMIT_WITHIN || self.queue.is_closed() {
+            if begun.elapsed() > self.commit_within || self.queue.is_closed() {
                 return true;
             }
             self.queue.pause(pause);

@@ -15,3 +15,5 @@ mod opening;
 mod running;
 mod storing;
 mod support;
+mod wire;
+mod wired;
