@@ -31,6 +31,7 @@ use crate::clock;
 #[derive(Debug)]
 pub struct SqliteStore {
     db: Connection,
+    file: open::FileId,
 }
 
 impl SqliteStore {
@@ -42,7 +43,8 @@ impl SqliteStore {
 
     /// Opens a storage that `init` has made. Nothing is touched where it is refused.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(SqliteStore { db: open::read_write(path)? })
+        let (db, file) = open::read_write(path)?;
+        Ok(SqliteStore { db, file })
     }
 
     /// Which storage it is.
@@ -71,7 +73,8 @@ impl Store for SqliteStore {
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(store_error)?;
-        Ok(SqliteTxn::new(txn))
+        self.file.check()?;
+        Ok(SqliteTxn::new(txn, &self.file))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fieldpost_bridge::store::StoreError;
 use fieldpost_bridge::store::sqlite::{OpenError, Query, SqliteStore};
 use fieldpost_protocol::StoreId;
 
@@ -75,4 +76,22 @@ fn who_reads_does_not_lock_the_bridge_out() {
     assert!(open.next().unwrap().is_some());
     assert_eq!(bench.acks(&[batch(1, 6, 4, 1, 9)])[0].hi, 9);
     assert!(open.next().unwrap().is_some());
+}
+
+#[test]
+fn nothing_is_sync_acked_into_a_file_that_is_no_longer_there() {
+    let mut bench = Bench::new();
+    let backup = bench.dir.path().join("backup.db");
+    bench.db().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
+    bench.acks(&[batch(1, 1, 2, 1, 9)]);
+    // A backup is put in its place while the bridge runs.
+    fs::rename(&backup, bench.path()).unwrap();
+    let done = bench.take(&[batch(1, 3, 2, 1, 9)]);
+    assert!(done.answers.is_empty(), "{:?}", done.answers);
+    assert_eq!(done.committed, [false]);
+    let error = done.error.unwrap();
+    assert!(matches!(error, StoreError::Unavailable(_)));
+    assert!(error.to_string().contains("start the bridge again"), "{error}");
+    fs::remove_file(bench.path()).unwrap();
+    assert!(bench.take(&[batch(1, 3, 2, 1, 9)]).answers.is_empty());
 }

@@ -19,6 +19,7 @@ use crate::engine::{Content, judge_event, judge_readings};
 #[derive(Debug)]
 pub struct DeadLetters {
     db: rusqlite::Connection,
+    file: open::FileId,
 }
 
 /// One dead letter.
@@ -63,15 +64,16 @@ pub enum DeadLetterError {
 impl DeadLetters {
     /// Opens the storage.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(DeadLetters { db: open::read_write(path)? })
+        let (db, file) = open::read_write(path)?;
+        Ok(DeadLetters { db, file })
     }
 
     /// Takes an open one again. Returns how many rows are stored now.
     pub fn retry(&mut self, id: i64) -> Result<u64, DeadLetterError> {
-        let txn = self.begin()?;
+        let txn = begin(&mut self.db)?;
         let letter = load(&txn, id)?;
         let message = letter.message.as_deref().ok_or(DeadLetterError::Dropped(id))?;
-        let mut txn = SqliteTxn::new(txn);
+        let mut txn = SqliteTxn::new(txn, &self.file);
         let poison = |reason: String| DeadLetterError::StillPoison { id, reason };
         let envelope = Envelope::decode(message).map_err(|error| poison(error.to_string()))?;
         // The device is there: its stream has led here.
@@ -106,7 +108,7 @@ impl DeadLetters {
 
     /// Gives an open one up. Returns how many rows are missing by that. `now` in Unix ms.
     pub fn drop_letter(&mut self, id: i64, now: i64) -> Result<u64, DeadLetterError> {
-        let txn = self.begin()?;
+        let txn = begin(&mut self.db)?;
         let letter = load(&txn, id)?;
         if letter.message.is_none() {
             return Err(DeadLetterError::Dropped(id));
@@ -117,10 +119,10 @@ impl DeadLetters {
         txn.commit().map_err(store_error)?;
         Ok(rows(&letter.runs))
     }
+}
 
-    fn begin(&mut self) -> Result<rusqlite::Transaction<'_>, StoreError> {
-        self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)
-    }
+fn begin(db: &mut rusqlite::Connection) -> Result<rusqlite::Transaction<'_>, StoreError> {
+    db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)
 }
 
 fn rows(runs: &[Run]) -> u64 {

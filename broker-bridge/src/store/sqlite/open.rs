@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use fieldpost_protocol::{Gen, StoreId};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::super::Identity;
+use super::super::{Identity, StoreError};
 use crate::clock;
 
 /// The version of `schema.sql`.
@@ -114,15 +115,53 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A connection that writes.
-pub(super) fn read_write(path: &Path) -> Result<Connection, OpenError> {
+/// Which file a connection has open.
+///
+/// Where another one is put in its place, say a backup, SQLite goes on with the old one, which
+/// no name leads to any more: what was sync-acked would then be gone with the process.
+#[derive(Debug)]
+pub(super) struct FileId {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(FileId { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Checks that its path still leads to it.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match FileId::of(&self.path) {
+            Ok(now) if (now.device, now.inode) == (self.device, self.inode) => Ok(()),
+            Ok(_) => Err(self.gone("another file was put in its place")),
+            Err(error) => Err(self.gone(&error.to_string())),
+        }
+    }
+
+    fn gone(&self, why: &str) -> StoreError {
+        StoreError::Unavailable(format!(
+            "{} is not the file that was opened: {why}; nothing is sync-acked until you start the bridge again",
+            self.path.display()
+        ))
+    }
+}
+
+/// A connection that writes, and to which file.
+pub(super) fn read_write(path: &Path) -> Result<(Connection, FileId), OpenError> {
+    // First: a file that comes in between is found out, not taken for the right one.
+    check_header(path)?;
+    let file = FileId::of(path)
+        .map_err(|error| OpenError::Io { path: path.to_owned(), why: error.to_string() })?;
     let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let failed = |error: rusqlite::Error| io(path, error);
     db.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     // NORMAL loses commits on a power cut, and a sync ack has then lied.
     db.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
-    Ok(db)
+    Ok((db, file))
 }
 
 /// A connection that reads, and can do nothing else.

@@ -13,6 +13,7 @@ use super::super::{
     ALARMS_MAX, Alarm, DEVICES_MAX, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream,
     NewDeadLetter, NewReadings, SOURCES_MAX, StoreError, StreamRef, Txn,
 };
+use super::open::FileId;
 use super::{identity, store_error};
 use crate::coverage::Coverage;
 use crate::engine::{HelloRow, Staged, StreamRow};
@@ -24,13 +25,14 @@ type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Debug)]
 pub struct SqliteTxn<'s> {
     txn: Transaction<'s>,
+    file: &'s FileId,
     /// Never kept longer than the transaction: a rollback takes new refs back.
     sources: HashMap<(DeviceRef, Arc<str>), i64>,
 }
 
 impl<'s> SqliteTxn<'s> {
-    pub(super) fn new(txn: Transaction<'s>) -> Self {
-        SqliteTxn { txn, sources: HashMap::new() }
+    pub(super) fn new(txn: Transaction<'s>, file: &'s FileId) -> Self {
+        SqliteTxn { txn, file, sources: HashMap::new() }
     }
 
     fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
@@ -416,7 +418,9 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn commit(self) -> Result<()> {
-        self.txn.commit().map_err(store_error)
+        self.txn.commit().map_err(store_error)?;
+        // Not into a file that was taken away meanwhile.
+        self.file.check()
     }
 }
 
