@@ -199,9 +199,41 @@ fn a_device_is_stale_whatever_its_retained_status_says() {
     status.retained = false;
     bench.take(std::slice::from_ref(&status));
     assert_eq!(state(&bench), "online");
-    bench.now -= 181_000;
+    bench.now -= 182_000;
+    bench.take(std::slice::from_ref(&status));
+    assert_eq!(state(&bench), "stale");
+    // It was heard of while the clock was an hour ahead, and then no more.
+    bench.now += 3_600_000;
     bench.take(&[status]);
     assert_eq!(state(&bench), "stale");
+}
+
+#[test]
+fn the_views_use_nothing_that_an_older_sqlite_takes_for_null() {
+    let views: String = Bench::new()
+        .db()
+        .query_row("SELECT group_concat(sql) FROM sqlite_schema WHERE type = 'view'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert!(views.contains("unixepoch()") && !views.contains("subsec"), "{views}");
+}
+
+#[test]
+fn a_range_of_times_is_found_by_the_index_whatever_else_is_asked() {
+    let bench = Bench::new();
+    let db = bench.db();
+    for sql in [
+        "SELECT time, value FROM measurement WHERE metric = 'temp' AND time BETWEEN 1 AND 2",
+        "SELECT time, value FROM measurement WHERE device = 'pi-1' AND time BETWEEN 1 AND 2",
+        "SELECT * FROM readings WHERE time > 1",
+    ] {
+        let mut query = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps = query.query_map([], |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<String> = steps.map(|step| step.unwrap()).collect();
+        let found = plan.iter().any(|step| step.contains("reading_by_time (source=? AND time>?"));
+        assert!(found, "{sql}: {plan:?}");
+    }
 }
 
 #[test]

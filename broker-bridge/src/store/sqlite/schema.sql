@@ -126,28 +126,33 @@ CREATE TABLE alarm (
 
 -- What people and dashboards read.
 
+-- Stale too is who was last seen in the future: the clock was set back since. unixepoch() without
+-- 'subsec', which is null to an SQLite before 3.42 and would make everybody online.
 CREATE VIEW devices AS
 SELECT id AS device, name, location,
-       CASE WHEN last_seen IS NULL OR last_seen < unixepoch('subsec') * 1000 - 180000 THEN 'stale'
+       CASE WHEN last_seen IS NULL
+              OR abs(unixepoch() * 1000 - last_seen) > 180000 THEN 'stale'
             WHEN online = 0 AND status_at >= last_seen THEN 'offline'
             ELSE 'online' END AS state,
        first_seen, last_seen, status
 FROM device;
 
+-- CROSS JOIN is SQLite's word for "in this order": source by source, so that a range of times
+-- alone, as dashboards ask for, finds its rows by the index and does not go through all.
 CREATE VIEW readings AS
 SELECT d.id AS device, s.id AS source, lower(hex(e.epoch)) AS epoch, r.seq, r.time, e.clock, r.metrics
-FROM reading r
-JOIN source s ON s.ref = r.source
-JOIN device d ON d.ref = s.device
+FROM device d
+CROSS JOIN source s ON s.device = d.ref
+CROSS JOIN reading r ON r.source = s.ref
 JOIN epoch e ON e.ref = r.epoch;
 
 CREATE VIEW measurement AS
 SELECT d.id AS device, coalesce(d.name, d.id) AS device_name, d.location,
        s.id AS source, coalesce(s.name, s.id) AS source_name,
        m.key AS metric, u.unit, r.time, m.value
-FROM reading r
-JOIN source s ON s.ref = r.source
-JOIN device d ON d.ref = s.device
+FROM device d
+CROSS JOIN source s ON s.device = d.ref
+CROSS JOIN reading r ON r.source = s.ref
 JOIN json_each(r.metrics) m
 LEFT JOIN unit u ON u.source = s.ref AND u.metric = m.key;
 
