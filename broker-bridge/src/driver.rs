@@ -37,6 +37,9 @@ pub(crate) use storage::StorageThread;
 /// A batch that is not committed by then is pubacked without a sync ack and forgotten: its
 /// gateway sends it again, and one stream in trouble cannot fill the broker's window.
 pub(crate) const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+/// Messages that are not pubacked. At the bound the oldest is, as if its time were over. Brokers
+/// have windows far below; what is published at QoS 0 has none.
+const HELD_MAX: usize = 16_384;
 /// How often it is looked whether messages have waited too long.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -241,6 +244,9 @@ impl Driver {
                 );
             }
             self.held.insert(id, Held { role, delivery, received: Instant::now(), settled: false });
+            if self.held.len() > HELD_MAX {
+                self.forget_late();
+            }
         } else {
             self.alarms.say(
                 "topic_unknown",
@@ -285,8 +291,10 @@ impl Driver {
 
     /// What was not committed in time is pubacked without a sync ack.
     fn forget_late(&mut self) {
-        while let Some(oldest) = self.held.first_entry() {
-            if oldest.get().received.elapsed() < self.commit_within {
+        loop {
+            let crowded = self.held.len() > HELD_MAX;
+            let Some(oldest) = self.held.first_entry() else { return };
+            if !crowded && oldest.get().received.elapsed() < self.commit_within {
                 return;
             }
             let (id, held) = oldest.remove_entry();
