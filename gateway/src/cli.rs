@@ -90,6 +90,13 @@ fn check(path: &Path) -> anyhow::Result<()> {
     for warning in config.warnings.iter().chain(&warnings) {
         eprintln!("warning: {warning}");
     }
+    if let Some(options) = crate::run::session_options(&config)? {
+        options.check().context("[broker]")?;
+    }
+    let folder = config.outbox.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        anyhow::bail!("outbox.path: the folder {} does not exist; make it", folder.display());
+    }
     print(&format!("{}: good\n", path.display()))
 }
 
@@ -146,7 +153,7 @@ fn status(config: &Config, json: bool) -> anyhow::Result<()> {
     }
     let printed: Printed =
         serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-    print(&printed.text(clock::wall_ms()))
+    print(&printed.text(clock::wall_ms(), &|pid| Path::new(&format!("/proc/{pid}")).exists()))
 }
 
 /// Says so if a damaged file was moved aside: the gateway's own alert will not.

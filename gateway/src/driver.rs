@@ -2,6 +2,7 @@
 //!
 //! One task, one loop: do what the engine asks for, then wait for the next thing to happen.
 
+mod broker;
 mod health;
 mod publish;
 
@@ -11,8 +12,7 @@ use std::time::Duration;
 
 use fieldpost_mqtt::{Connection, Event as SessionEvent, Session};
 use fieldpost_protocol::{
-    BridgeStatus, Clock, DeviceId, Epoch, Nonce, PACKET_BYTES_MAX, Severity, State, SyncAcks,
-    Topic, Topics,
+    Clock, DeviceId, Epoch, Nonce, PACKET_BYTES_MAX, Seq, Severity, StreamKey, Topics,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, StreamInfo};
 use crate::serial::{Counters, PortEvent};
+pub(crate) use broker::Broker;
 
 /// How often health, live values and heartbeat are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -65,7 +66,7 @@ pub(crate) struct Driver {
     pub(crate) outbox: OutboxThread,
     pub(crate) session: Option<Session>,
     pub(crate) connection: Option<Connection>,
-    pub(crate) last_error: Option<String>,
+    pub(crate) broker: Broker,
     pub(crate) events: mpsc::Sender<NewEvent>,
     pub(crate) alerts: Alerts,
     pub(crate) ports: Vec<Port>,
@@ -81,6 +82,10 @@ pub(crate) struct Driver {
     pub(crate) last_trim_ms: i64,
     pub(crate) used_bytes: u64,
     pub(crate) status_file_failed: bool,
+    /// What the outbox was told last.
+    pub(crate) told_acked: Vec<(StreamKey, Seq)>,
+    /// The last report says that this gateway has stopped.
+    pub(crate) ending: bool,
 }
 
 impl Driver {
@@ -129,65 +134,6 @@ impl Driver {
             }
         }
         Ok(())
-    }
-
-    async fn handle_session(&mut self, event: SessionEvent) -> Result<(), Gone> {
-        match event {
-            SessionEvent::Connected { connection } => {
-                tracing::info!("connected to the broker");
-                self.connection = Some(connection);
-                self.last_error = None;
-                self.engine.handle_connected(clock::boottime());
-                self.last_heartbeat = None;
-                self.publish_meta();
-            }
-            SessionEvent::Disconnected { reason, retry_in, .. } => {
-                let error = format!("{reason}; next try in {:.1} s", retry_in.as_secs_f64());
-                tracing::info!("not connected: {error}");
-                self.last_error = Some(error);
-                self.connection = None;
-                self.engine.handle_disconnected();
-            }
-            SessionEvent::Message(delivery) => {
-                self.handle_message(&delivery.topic, &delivery.payload, delivery.retain);
-            }
-            SessionEvent::Puback { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn handle_message(&mut self, name: &str, payload: &[u8], retain: bool) {
-        let now = clock::boottime();
-        let Some(topic) = self.topics.parse(name) else { return };
-        let refused = match topic {
-            // A retained answer is nobody's answer to us.
-            Topic::State(_) | Topic::SyncAcks(_) if retain => Some("it is retained".to_owned()),
-            Topic::State(id) if id == self.device => match State::decode(payload) {
-                Ok(state) => {
-                    self.engine.handle_state(now, &state);
-                    None
-                }
-                Err(error) => Some(error.to_string()),
-            },
-            Topic::SyncAcks(id) if id == self.device => match SyncAcks::decode(payload) {
-                Ok(acks) => {
-                    self.engine.handle_sync_acks(now, &acks);
-                    None
-                }
-                Err(error) => Some(error.to_string()),
-            },
-            Topic::BridgeStatus(_) => match BridgeStatus::from_json(payload) {
-                Ok(status) => {
-                    self.engine.handle_bridge_status(now, &status);
-                    None
-                }
-                Err(error) => Some(error.to_string()),
-            },
-            _ => None,
-        };
-        if let Some(why) = refused {
-            tracing::warn!(topic = name, why, "a message was dropped");
-        }
     }
 
     fn handle_committed(&mut self, committed: Committed) -> Option<End> {
@@ -239,7 +185,7 @@ impl Driver {
                 Notice::OtherStore(store) => self.alerts.raise(
                     boot_ms,
                     "other_store",
-                    Some(&store.to_string()),
+                    None,
                     Severity::Critical,
                     format!(
                         "a bridge answers for storage {store}, which is not the one this gateway trusts; nothing is let \
@@ -320,6 +266,8 @@ impl Driver {
     async fn tick(&mut self) -> Result<(), Gone> {
         let now = clock::boottime();
         self.judge_health(now);
+        self.judge_connection(now);
+        self.tell_acked().await?;
         self.publish_live(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
             self.last_trim_ms = now.as_millis() as i64;
@@ -333,11 +281,20 @@ impl Driver {
         Ok(())
     }
 
-    async fn trim(&mut self) -> Result<(), Gone> {
+    /// Lets the outbox know what storage has: it is what makes room first. In memory, so a
+    /// tick's delay is all that it may lag.
+    async fn tell_acked(&mut self) -> Result<(), Gone> {
         let acked = self.engine.acked_streams();
+        if acked != self.told_acked {
+            self.told_acked.clone_from(&acked);
+            self.outbox.call(move |outbox| outbox.set_acked(&acked)).await?;
+        }
+        Ok(())
+    }
+
+    async fn trim(&mut self) -> Result<(), Gone> {
         let job =
-            move |outbox: &mut crate::outbox::Outbox| -> rusqlite::Result<Option<Vec<StreamInfo>>> {
-                outbox.set_acked(&acked);
+            |outbox: &mut crate::outbox::Outbox| -> rusqlite::Result<Option<Vec<StreamInfo>>> {
                 let trimmed = outbox.trim(clock::wall_ms())?;
                 if trimmed.readings + trimmed.events == 0 {
                     Ok(None)
@@ -357,8 +314,8 @@ impl Driver {
 
     /// Writes down what the next start should know, and says goodbye.
     pub(crate) async fn finish(&mut self) -> Result<(), Gone> {
-        let acked = self.engine.acked_streams();
-        self.outbox.call(move |outbox| outbox.set_acked(&acked)).await?;
+        self.tell_acked().await?;
+        self.ending = true;
         self.report().await?;
         self.publish_offline();
         if let Some(session) = self.session.take() {

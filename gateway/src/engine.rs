@@ -271,6 +271,9 @@ impl Engine {
     pub fn handle_sync_acks(&mut self, now: Duration, acks: &SyncAcks) {
         if self.guards.store && self.store != Some(acks.store) {
             self.dropped.other_store += 1;
+            if self.store.is_some() {
+                self.notices.push_back(Notice::OtherStore(acks.store));
+            }
             return;
         }
         if self.guards.r#gen && (!self.confirmed || !self.online) {

@@ -143,6 +143,8 @@ pub struct Outbox {
     streams: BTreeMap<(i64, Stream), Row>,
     /// Tails of ended epochs wait to be sealed.
     old_tails: bool,
+    /// The file that was opened, by device and inode.
+    file: Option<(u64, u64)>,
     /// Keeps a second gateway out; released with the process.
     _lock: Arc<lock::Lock>,
 }
@@ -173,6 +175,7 @@ impl Outbox {
             current: Current::new(now),
             streams: BTreeMap::new(),
             old_tails: false,
+            file: schema::identity_of(&settings.path),
             _lock: lock.clone(),
         };
         // A large file is not looked through before: damage may show only here.
@@ -360,6 +363,12 @@ impl Outbox {
     pub fn close(mut self) -> rusqlite::Result<()> {
         self.save_acked()?;
         self.conn.close().map_err(|(_, error)| error)
+    }
+
+    /// Whether the path still leads to the file that is open: somebody may have deleted or
+    /// replaced it, and what is written since lives only as long as this process.
+    pub fn is_in_place(&self) -> bool {
+        self.file.is_some() && schema::identity_of(&self.settings.path) == self.file
     }
 
     /// The file.

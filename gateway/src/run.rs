@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::alerts::Alerts;
 use crate::clock::{self, Now};
 use crate::config::Config;
-use crate::driver::{Driver, End, Inputs, PACKET_MAX, Port};
+use crate::driver::{Broker, Driver, End, Inputs, PACKET_MAX, Port};
 use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
@@ -124,7 +124,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         outbox: outbox.clone(),
         session,
         connection: None,
-        last_error: None,
+        broker: Broker::new(address_of(&config)),
         events: events_in,
         alerts,
         ports,
@@ -139,6 +139,8 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         last_trim_ms: now.boot_ms,
         used_bytes,
         status_file_failed: false,
+        told_acked: Vec::new(),
+        ending: false,
         config: config.clone(),
     };
     let mut inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
@@ -192,13 +194,31 @@ pub fn open_outbox(config: &Config, now: Now) -> anyhow::Result<(Outbox, outbox:
     Ok(Outbox::open(settings, now)?)
 }
 
+fn address_of(config: &Config) -> String {
+    config
+        .broker
+        .as_ref()
+        .map_or(String::new(), |broker| format!("{}:{}", broker.host, broker.port))
+}
+
 type Started = (mqtt::Session, mpsc::Receiver<mqtt::Event>);
 
 fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
-    let Some(broker) = &config.broker else {
+    let Some(options) = session_options(config)? else {
         tracing::info!("no [broker]: this gateway records locally");
         return Ok(None);
     };
+    // A certificate that cannot be used is no reason to stop recording: the session tells.
+    let started = mqtt::Session::start(options).context("the [broker] settings cannot be used")?;
+    Ok(Some(started))
+}
+
+/// How the session is to be; `None` without a `[broker]`.
+///
+/// # Errors
+/// A password file that cannot be read.
+pub fn session_options(config: &Config) -> anyhow::Result<Option<mqtt::Options>> {
+    let Some(broker) = &config.broker else { return Ok(None) };
     let tls = match &broker.tls {
         None => mqtt::Tls::Off,
         Some(tls) => mqtt::Tls::On { ca: tls.ca.clone(), client: tls.client.clone() },
@@ -212,7 +232,7 @@ fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
     };
     let topics = &config.publish.topics;
     let device = &config.device.id;
-    let options = mqtt::Options {
+    Ok(Some(mqtt::Options {
         host: broker.host.clone(),
         port: broker.port,
         tls,
@@ -229,7 +249,5 @@ fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
         inflight_max: INFLIGHT_MAX,
         manual_puback: false,
         ..mqtt::Options::default()
-    };
-    let started = mqtt::Session::start(options).context("the [broker] settings cannot be used")?;
-    Ok(Some(started))
+    }))
 }

@@ -27,7 +27,8 @@ pub struct Report {
     pub uptime_s: u64,
     /// `ntp`, `bridge`, or `unsynced` while nobody knows the time.
     pub clock: &'static str,
-    /// The broker: `none`, `offline`, `connected`, or `in sync` once storage has answered.
+    /// The broker: `none`, `offline`, `connected`, `in sync` once storage has answered, or
+    /// `stopped` in the last word of a gateway that ended in order.
     pub broker: &'static str,
     /// Why the last connection failed, and when the next is tried.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,8 +191,8 @@ struct PrintedAlert {
 }
 
 impl Printed {
-    /// For a person. `now_ms` tells how old the file is.
-    pub fn text(&self, now_ms: i64) -> String {
+    /// For a person. `now_ms` tells how old the file is, `runs` whether a process is there.
+    pub fn text(&self, now_ms: i64, runs: &dyn Fn(u32) -> bool) -> String {
         use std::fmt::Write;
 
         let Printed { device, pid, clock, broker, outbox, readings, .. } = self;
@@ -199,6 +200,9 @@ impl Printed {
         let mut text = String::new();
         let refused = readings.refused_by_ports + readings.refused_full + readings.refused_in_doubt;
         let _ = writeln!(text, "device    {device} (process {pid}, said {age_s} s ago)");
+        if !runs(*pid) {
+            let _ = writeln!(text, "          NOT RUNNING: what follows is what it said last");
+        }
         let _ = writeln!(text, "broker    {broker}; clock {clock}");
         if let Some(error) = &self.last_error {
             let _ = writeln!(text, "          {error}");

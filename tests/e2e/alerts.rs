@@ -1,6 +1,7 @@
 //! Alerts that the gateway raises itself: in the status file, and in storage.
 
 use fieldpost_demo::judge::read_only;
+use fieldpost_demo::world::DEVICE;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{assert_clean, settings};
@@ -71,5 +72,78 @@ fn a_damaged_outbox_is_kept_a_new_one_begun_and_storage_is_told_what_is_missing(
         found.missing
     );
     assert!(found.missing <= gone, "{} shown as missing, {gone} gone", found.missing);
+    Ok(())
+}
+
+#[test]
+fn an_outbox_that_is_deleted_under_a_running_gateway_is_an_alert() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.world.start_gateway()?;
+    rig.plug(20.0)?;
+    let outbox = rig.world.outbox();
+    wait_until("the outbox", SOON, || {
+        Ok(outbox.exists() && rig.accepted().is_ok_and(|n| n.len() > 20))
+    })?;
+    std::fs::remove_file(outbox)?;
+    wait_until("the alert", SOON, || raised(&rig, "outbox_replaced"))
+}
+
+#[test]
+fn a_bridge_with_another_storage_is_an_alert_and_can_be_trusted_on_purpose() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.world.start_bridge()?;
+    rig.world.start_gateway()?;
+    rig.plug(50.0)?;
+    rig.wait_stored(50)?;
+    // The broker, and with it the gateway's connection, stays.
+    rig.world.stop_bridge()?;
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", rig.world.storage().display()));
+    }
+    let made = rig.world.run_bridge(&["init"])?;
+    rig.world.start_bridge()?;
+    wait_until("the alert", SOON, || raised(&rig, "other_store"))?;
+
+    rig.world.stop_gateway()?;
+    let hex = |word: &&str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let store = made.split(|c: char| !c.is_ascii_alphanumeric()).find(hex);
+    let store = store.unwrap_or_else(|| panic!("no store id in {made:?}"));
+    rig.world.run_gateway(&["trust-store", store])?;
+    rig.world.start_gateway()?;
+    // The outbox still holds what the lost storage had: all of it arrives again.
+    let found = rig.drain()?;
+    assert_clean(&found);
+    assert_eq!(found.stored(), rig.accepted()?.len() as u64);
+    Ok(())
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_stops_no_recording() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    let key = rig.world.dir().join("certs").join(format!("{DEVICE}.key"));
+    std::fs::copy(rig.world.dir().join("certs/operator.key"), &key)?;
+    let error = rig.world.run_gateway(&["check"]).expect_err("refused").to_string();
+    assert!(error.contains("do not fit together"), "{error}");
+
+    rig.world.start_gateway()?;
+    rig.plug(50.0)?;
+    wait_until("the alert", SOON, || raised(&rig, "broker_refuses"))?;
+    rig.wait_sent(100)?;
+    let outbox = rig.world.outbox();
+    wait_until("recording", SOON, || {
+        Ok(outbox.exists() && rig.accepted().is_ok_and(|n| n.len() >= 100))
+    })?;
+    // Renewed on the spot: picked up without a restart.
+    let request = fieldpost_certs::Request {
+        bridge: fieldpost_demo::world::BRIDGE.to_owned(),
+        devices: vec![DEVICE.to_owned()],
+        renew: true,
+        ..fieldpost_certs::Request::default()
+    };
+    fieldpost_certs::issue(&rig.world.dir().join("certs"), &request)?;
+    rig.world.start_bridge()?;
+    wait_until("the end of the alert", SOON, || Ok(!raised(&rig, "broker_refuses")?))?;
+    let found = rig.drain()?;
+    assert_clean(&found);
     Ok(())
 }

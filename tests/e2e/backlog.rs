@@ -22,17 +22,8 @@ const LIVE_AGE_MAX_MS: i64 = 10_000;
 
 /// Fills an outbox with the program's own code, a thousand readings to a commit.
 fn fill(path: &Path) -> anyhow::Result<()> {
-    let settings = OutboxSettings {
-        path: path.to_owned(),
-        device: DEVICE.parse()?,
-        retention_age_ms: 7 * 86_400_000,
-        retention_bytes: 64_000_000,
-        size_bytes_max: 1_000_000_000,
-        when_full: WhenFull::Refuse,
-        recorder: false,
-    };
     let now = Now::read();
-    let (mut outbox, _) = Outbox::open(settings, now)?;
+    let mut outbox = open(path, 1_000_000_000, now)?;
     let rows: Vec<Measured> = series("room", 1_000)
         .into_iter()
         .map(|reading| Measured {
@@ -97,6 +88,64 @@ fn a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_curren
         })?;
     assert_eq!((missing, rows as u64), (0, BACKLOG));
     Ok(())
+}
+
+#[test]
+fn a_full_outbox_takes_readings_again_as_soon_as_storage_has_what_it_holds() -> anyhow::Result<()> {
+    let mut small = settings();
+    small.gateway.push(("outbox", "size_max = \"4MiB\"".to_owned()));
+    let mut rig = Rig::new(small)?;
+    let filled = fill_up(&rig.world.outbox(), 4 << 20)?;
+    rig.world.start_gateway()?;
+    rig.plug(20.0)?;
+    let status = rig.world.dir().join("status.json");
+    wait_until("a refusal", SOON, || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        Ok(text.contains("\"outbox_full\""))
+    })?;
+    rig.world.start_bridge()?;
+    // Well before the next trim, which is a minute away.
+    let mut outbox = OutboxWatch::new(&rig.world.outbox());
+    wait_until("acceptance", Duration::from_secs(40), || Ok(outbox.look()? > 20))?;
+    println!("filled with {filled} readings, then drained and accepting again");
+    Ok(())
+}
+
+/// Fills an outbox of so many bytes until it refuses, with what no column can compress.
+fn fill_up(path: &Path, size_bytes_max: u64) -> anyhow::Result<usize> {
+    let now = Now::read();
+    let mut outbox = open(path, size_bytes_max, now)?;
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut filled = 0;
+    loop {
+        let rows: Vec<Measured> = (0..100)
+            .map(|_| {
+                let metrics =
+                    (0..20).map(|i| (format!("m{i}").into(), rng.i64(..).into())).collect();
+                let metrics = fieldpost_protocol::Metrics::new(metrics).expect("different names");
+                Measured { source: "noise".into(), boot_ms: now.boot_ms, metrics }
+            })
+            .collect();
+        let appended = outbox.append(&rows, &[], now)?;
+        filled += appended.readings;
+        if appended.refused_full > 0 {
+            outbox.close()?;
+            return Ok(filled);
+        }
+    }
+}
+
+fn open(path: &Path, size_bytes_max: u64, now: Now) -> anyhow::Result<Outbox> {
+    let settings = OutboxSettings {
+        path: path.to_owned(),
+        device: DEVICE.parse()?,
+        retention_age_ms: 7 * 86_400_000,
+        retention_bytes: 64_000_000,
+        size_bytes_max,
+        when_full: WhenFull::Refuse,
+        recorder: false,
+    };
+    Ok(Outbox::open(settings, now)?.0)
 }
 
 /// Subscribes as the operator; returns how old a live value of the board is, once a status

@@ -136,7 +136,18 @@ pub enum OptionsError {
 }
 
 impl Options {
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
+    /// Whether a session could use them: values, and the certificate and key files as they
+    /// are now.
+    ///
+    /// # Errors
+    /// What is wrong, with what is allowed.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        self.check_values()?;
+        crate::tls::client_config(&self.tls, &Default::default())?;
+        Ok(())
+    }
+
+    pub(crate) fn check_values(&self) -> Result<(), OptionsError> {
         let wrong =
             |name, value: String, allowed| Err(OptionsError::Value { name, value, allowed });
         if self.host.is_empty() {
@@ -181,7 +192,6 @@ impl Options {
             let given = format!("{:?}", will.topic);
             return wrong("topic of the will", given, "it has to be a topic without + # and NUL");
         }
-        crate::tls::client_config(&self.tls, &Default::default())?;
         Ok(())
     }
 }

@@ -110,10 +110,14 @@ pub struct Session {
 impl Session {
     /// Starts a session on the current runtime. It tries until it is closed.
     ///
+    /// A certificate or key that cannot be used is no error here: it is told as
+    /// [`Event::Disconnected`], and read again at each try. Who wants to know before asks
+    /// [`Options::check`].
+    ///
     /// # Errors
-    /// Options that cannot work, such as a CA file that is missing.
+    /// Values that cannot work, whatever the files hold.
     pub fn start(options: Options) -> Result<(Session, mpsc::Receiver<Event>), OptionsError> {
-        options.check()?;
+        options.check_values()?;
         let (orders, received) = watch::channel(Order::Run(0));
         let (end, ended) = watch::channel(false);
         let shared = Arc::new(Shared { options, link: Mutex::new(None), orders });

@@ -76,6 +76,18 @@ impl Driver {
         }
     }
 
+    fn judge_place(&mut self, in_place: bool) {
+        if !in_place {
+            let message = format!(
+                "the outbox {} was deleted or replaced while it is in use: what storage does not have yet lives \
+                 only as long as this process. Let it drain, then start the gateway again",
+                self.config.outbox.path.display()
+            );
+            let boot_ms = clock::boottime_ms();
+            self.alerts.raise(boot_ms, "outbox_replaced", None, Severity::Critical, message);
+        }
+    }
+
     /// Alerts of the sync protocol that are over.
     fn clear_sync_alerts(&mut self, boot_ms: i64) {
         if self.engine.is_confirmed() && !self.engine.is_mute() {
@@ -99,8 +111,12 @@ impl Driver {
 
     /// Heartbeat by MQTT, and the status file.
     pub(super) async fn report(&mut self) -> Result<(), Gone> {
-        if let Some(used) = self.on_outbox("its size", |outbox| outbox.used_bytes()).await? {
+        let job = |outbox: &mut crate::outbox::Outbox| {
+            outbox.used_bytes().map(|used| (used, outbox.is_in_place()))
+        };
+        if let Some((used, in_place)) = self.on_outbox("its size", job).await? {
             self.used_bytes = used;
+            self.judge_place(in_place);
         }
         let report = self.build_report();
         let time = self.unix_ms(clock::boottime_ms());
@@ -121,6 +137,7 @@ impl Driver {
 
     fn build_report(&self) -> Report {
         let broker = match (&self.session, self.connection) {
+            _ if self.ending => "stopped",
             (None, _) => "none",
             (Some(_), None) => "offline",
             (Some(_), Some(_)) if self.engine.is_confirmed() => "in sync",
@@ -149,7 +166,7 @@ impl Driver {
                     clock.as_str()
                 }),
             broker,
-            last_error: self.last_error.clone(),
+            last_error: self.broker.last_error.clone(),
             store: self.engine.store(),
             epoch: self.epoch,
             outbox: OutboxReport {

@@ -187,7 +187,16 @@ fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
         .execute("INSERT INTO meta (key, value) VALUES ('device', ?1)", [device.as_str()])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.commit()
+    transaction.commit()?;
+    // Into the file itself: with only a log, whoever deletes the log has deleted everything,
+    // and the rest looks like a new outbox.
+    conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))
+}
+
+/// Which file a path leads to: device and inode.
+pub(super) fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn check_pages(path: &Path, conn: &Connection) -> Result<(), OpenError> {
@@ -226,6 +235,10 @@ pub(super) fn classify(path: &Path, error: rusqlite::Error) -> OpenError {
         _ if is_damage(&error) => {
             OpenError::Damaged { path: path.to_owned(), why: error.to_string() }
         }
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => OpenError::Io {
+            path: path.to_owned(),
+            source: std::io::Error::other(format!("{error}; the disk is full, or failing")),
+        },
         Some(ErrorCode::CannotOpen) => OpenError::Io {
             path: path.to_owned(),
             source: std::io::Error::other(error.to_string()),

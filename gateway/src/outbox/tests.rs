@@ -446,3 +446,28 @@ fn the_file_is_as_the_design_asks() {
     assert_eq!(pragma("synchronous"), rusqlite::types::Value::Integer(2));
     assert_eq!(sync_call(), "fdatasync");
 }
+
+#[test]
+fn a_file_that_was_deleted_or_replaced_is_noticed() {
+    let bench = Bench::new();
+    let outbox = bench.open();
+    assert!(outbox.is_in_place());
+    std::fs::remove_file(&bench.settings.path).unwrap();
+    assert!(!outbox.is_in_place());
+    std::fs::write(&bench.settings.path, b"another").unwrap();
+    assert!(!outbox.is_in_place());
+}
+
+#[test]
+fn a_new_outbox_is_one_without_its_log() {
+    let bench = Bench::new();
+    let outbox = bench.open();
+    let epochs: i64 = {
+        let copy = bench.dir.path().join("copy.db");
+        std::fs::copy(&bench.settings.path, &copy).unwrap();
+        let copy = Connection::open(copy).unwrap();
+        copy.query_row("SELECT count(*) FROM epoch", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(epochs, 0);
+    drop(outbox);
+}

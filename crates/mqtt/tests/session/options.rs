@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fieldpost_mqtt::{Ca, ClientCertificate, Options, Session, Tls, Will};
+use fieldpost_mqtt::{Ca, ClientCertificate, Options, Tls, Will};
 
 use crate::{certificate, certificates, options, tls};
 
@@ -41,7 +41,7 @@ async fn what_is_wrong_is_named() {
         ),
     ];
     for (options, named) in wrong {
-        let error = Session::start(options).map(drop).unwrap_err().to_string();
+        let error = options.check().unwrap_err().to_string();
         assert!(error.contains(named), "{named}: {error}");
     }
 }

@@ -1,0 +1,155 @@
+//! The driver and its connection: what comes over it, and what is said when it does not hold.
+
+use std::time::Duration;
+
+use fieldpost_mqtt::{DisconnectReason, Event as SessionEvent};
+use fieldpost_protocol::{BridgeStatus, Severity, State, SyncAcks, Topic};
+
+use super::Driver;
+use crate::clock;
+use crate::outbox::Gone;
+
+/// A connection that ends sooner is suspicious.
+const SHORT: Duration = Duration::from_secs(30);
+/// So many short ones in a row are an alert; one that holds for twice [`SHORT`] ends it.
+const SHORT_ONES: u32 = 5;
+/// At most one line in the log for messages that are dropped in this time: a peer that sends
+/// garbage must not wear out the card.
+const DROPS_LOGGED: Duration = Duration::from_secs(10);
+
+/// What is known of the broker.
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    /// `host:port`, for messages.
+    pub(crate) address: String,
+    /// Why there is no connection, and when the next is tried.
+    pub(crate) last_error: Option<String>,
+    connected_at: Option<Duration>,
+    short_ones: u32,
+    drops: u64,
+    drops_logged: Option<Duration>,
+}
+
+impl Broker {
+    pub(crate) fn new(address: String) -> Self {
+        Broker { address, ..Broker::default() }
+    }
+}
+
+impl Driver {
+    pub(super) async fn handle_session(&mut self, event: SessionEvent) -> Result<(), Gone> {
+        let now = clock::boottime();
+        match event {
+            SessionEvent::Connected { connection } => {
+                tracing::info!(broker = self.broker.address, "connected");
+                self.connection = Some(connection);
+                self.broker.last_error = None;
+                self.broker.connected_at = Some(now);
+                let boot_ms = clock::boottime_ms();
+                self.alerts.clear(boot_ms, "broker_refuses", None, "the broker takes us again");
+                self.engine.handle_connected(now);
+                self.last_heartbeat = None;
+                self.publish_meta();
+            }
+            SessionEvent::Disconnected { reason, retry_in, .. } => {
+                self.handle_disconnected(now, &reason, retry_in);
+            }
+            SessionEvent::Message(delivery) => {
+                self.handle_message(&delivery.topic, &delivery.payload, delivery.retain);
+            }
+            SessionEvent::Puback { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn handle_disconnected(
+        &mut self,
+        now: Duration,
+        reason: &DisconnectReason,
+        retry_in: Duration,
+    ) {
+        let boot_ms = clock::boottime_ms();
+        let error = format!("{}: {reason}", self.broker.address);
+        tracing::info!("not connected to {error}; next try in {:.1} s", retry_in.as_secs_f64());
+        if needs_a_person(reason) {
+            let message = format!("no connection to {error}. Readings are kept meanwhile");
+            self.alerts.raise(boot_ms, "broker_refuses", None, Severity::Warning, message);
+        }
+        let connected_at = self.broker.connected_at.take();
+        if connected_at.is_some_and(|at| now.saturating_sub(at) < SHORT) {
+            self.broker.short_ones += 1;
+        }
+        if self.broker.short_ones >= SHORT_ONES {
+            let message = format!(
+                "the connection to {error}: again and again it ends soon after it was made. \
+                 Does another program use the client id {:?}?",
+                self.device.as_str()
+            );
+            self.alerts.raise(boot_ms, "connection_unstable", None, Severity::Warning, message);
+        }
+        if self.broker.last_error.is_none() {
+            // The first of a row: the status file shall say it now, not in a minute.
+            self.last_heartbeat = None;
+        }
+        self.broker.last_error = Some(error);
+        self.connection = None;
+        self.engine.handle_disconnected();
+    }
+
+    /// A connection that holds is a good one.
+    pub(super) fn judge_connection(&mut self, now: Duration) {
+        let holds = self.broker.connected_at.is_some_and(|at| now.saturating_sub(at) >= 2 * SHORT);
+        if holds && self.broker.short_ones > 0 {
+            self.broker.short_ones = 0;
+            let boot_ms = clock::boottime_ms();
+            self.alerts.clear(boot_ms, "connection_unstable", None, "the connection holds");
+        }
+    }
+
+    fn handle_message(&mut self, name: &str, payload: &[u8], retain: bool) {
+        let now = clock::boottime();
+        let Some(topic) = self.topics.parse(name) else { return };
+        let refused = match topic {
+            // A retained answer is nobody's answer to us.
+            Topic::State(_) | Topic::SyncAcks(_) if retain => Some("it is retained".to_owned()),
+            Topic::State(id) if id == self.device => State::decode(payload)
+                .map(|state| self.engine.handle_state(now, &state))
+                .err()
+                .map(|error| error.to_string()),
+            Topic::SyncAcks(id) if id == self.device => SyncAcks::decode(payload)
+                .map(|acks| self.engine.handle_sync_acks(now, &acks))
+                .err()
+                .map(|error| error.to_string()),
+            Topic::BridgeStatus(_) => BridgeStatus::from_json(payload)
+                .map(|status| self.engine.handle_bridge_status(now, &status))
+                .err()
+                .map(|error| error.to_string()),
+            _ => None,
+        };
+        if let Some(why) = refused {
+            self.broker.drops += 1;
+            if self.broker.drops_logged.is_none_or(|at| now >= at + DROPS_LOGGED) {
+                let dropped = std::mem::take(&mut self.broker.drops);
+                tracing::warn!(
+                    topic = name,
+                    why,
+                    dropped,
+                    "messages were dropped; this is the last one"
+                );
+                self.broker.drops_logged = Some(now);
+            }
+        }
+    }
+}
+
+/// What will not mend itself: somebody has to change a file, a rule or a password.
+fn needs_a_person(reason: &DisconnectReason) -> bool {
+    matches!(
+        reason,
+        DisconnectReason::Certificate(_)
+            | DisconnectReason::BrokerCertificate(_)
+            | DisconnectReason::OurCertificate(_)
+            | DisconnectReason::Refused(_)
+            | DisconnectReason::Subscription(_)
+    )
+}
