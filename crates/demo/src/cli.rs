@@ -337,7 +337,7 @@ fn introduction(world: &World, cli: &Cli) -> String {
          Look into it from another shell, while it runs or later:\n\
          \x20 sqlite3 {dir}/outbox.db \"SELECT time, source, body->>'temp' FROM recent ORDER BY 1 DESC LIMIT 3\"\n\
          \x20 sqlite3 {dir}/bridge.db \"SELECT * FROM measurement ORDER BY time DESC LIMIT 8\"\n\
-         \x20 MQTT Explorer: host 127.0.0.1, port {}, TLS, CA {dir}/certs/ca.pem,\n\
+         \x20 MQTT Explorer: host localhost, port {}, TLS, CA {dir}/certs/ca.pem,\n\
          \x20   client certificate {dir}/certs/operator.pem, key {dir}/certs/operator.key\n{}\n",
         world.broker_address(),
         world.broker_address().port(),
