@@ -1,5 +1,6 @@
 //! Poison: kept whole, never in the way, decided by a person.
 
+use fieldpost_bridge::store::StoreError;
 use fieldpost_bridge::store::sqlite::{DeadLetterError, DeadLetters};
 use fieldpost_protocol::{Ack, Stream};
 
@@ -81,4 +82,19 @@ fn past_the_bound_poison_stays_on_the_gateway() {
     assert_eq!(done.alarms[0].kind, "dead_letters_full");
     assert_eq!(bench.query().status().unwrap().dead_letters, 1000);
     assert_eq!(bench.hello(1, 1, &[held(1, 1, 2000)])[0].hi, 1000);
+}
+
+#[test]
+fn a_dead_letter_whose_rows_are_not_in_its_message_is_damaged_and_no_panic() {
+    let mut bench = Bench::new();
+    bench.acks(&[poison(1, 3, 2, 1, 9)]);
+    let good = envelope(1, 3, 2, 1, 9).encode();
+    bench.db().execute("UPDATE dead_letter SET message = ?1", [good]).unwrap();
+    let mut letters = DeadLetters::open(&bench.path()).unwrap();
+    for seqs in ["[[1,3]]", "[[4,9]]", "[[4,3]]", "[[3,4],[4,4]]"] {
+        bench.db().execute("UPDATE dead_letter SET seqs = ?1", [seqs]).unwrap();
+        let error = letters.retry(1).unwrap_err();
+        assert!(matches!(error, DeadLetterError::Store(StoreError::Damaged(_))), "{error}");
+    }
+    assert!(bench.stored(1).is_empty());
 }

@@ -1,7 +1,7 @@
 //! Hellos: pages, late ones, streams that are not named.
 
 use fieldpost_bridge::ingest::Answer;
-use fieldpost_protocol::{StateStream, Stream};
+use fieldpost_protocol::{Epoch, HelloStream, StateStream, Stream, StreamKey};
 
 use crate::support::*;
 
@@ -81,4 +81,26 @@ fn each_incarnation_has_its_own_gen_in_every_answer() {
         assert_eq!(r#gen, after.r#gen);
     }
     assert_eq!(done.answers.len(), 2);
+}
+
+#[test]
+fn claims_beyond_all_measure_spoil_nobodys_view() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 1, 2, 1, 5)]);
+    // One hello of 18 pages: more rows than an i64 counts.
+    let most = fieldpost_protocol::SEQ_MAX;
+    for page in 1..=18u32 {
+        let stream = |nth: u32| {
+            let mut epoch = [9; 16];
+            epoch[..4].copy_from_slice(&(page * 64 + nth).to_be_bytes());
+            let key = StreamKey { epoch: Epoch(epoch), stream: Stream::Readings };
+            HelloStream { key, floor: 1, last: most }
+        };
+        let streams: Vec<HelloStream> = (0..64).map(stream).collect();
+        let done = bench.take(&[hello(2, 1, page, 18, &streams)]);
+        assert_eq!(done.error, None);
+    }
+    let status = bench.query().status().unwrap();
+    assert_eq!((status.waiting, status.missing, status.readings), (i64::MAX, 3, 2));
+    assert_eq!(bench.query().devices().unwrap()[0].cell("waiting"), i64::MAX);
 }

@@ -12,7 +12,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior};
 
 use super::super::{NewReadings, StoreError, StreamRef, Txn};
 use super::{OpenError, SqliteTxn, open, store_error};
-use crate::coverage::Run;
+use crate::coverage::{Coverage, Run};
 use crate::engine::{Content, judge_event, judge_readings};
 
 /// A storage opened to work on its dead letters. A running bridge goes on meanwhile.
@@ -76,6 +76,10 @@ impl DeadLetters {
         let mut txn = SqliteTxn::new(txn, &self.file);
         let poison = |reason: String| DeadLetterError::StillPoison { id, reason };
         let envelope = Envelope::decode(message).map_err(|error| poison(error.to_string()))?;
+        if letter.runs.iter().any(|run| run.0 < envelope.first || run.1 > envelope.end()) {
+            let why = format!("dead letter {id} does not hold its rows");
+            return Err(StoreError::Damaged(why).into());
+        }
         // The device is there: its stream has led here.
         let device = txn.device(&envelope.dev, 0)?;
         let locked = txn.lock_stream(device, envelope.key())?;
@@ -138,7 +142,8 @@ pub(super) fn load(db: &rusqlite::Connection, id: i64) -> Result<DeadLetter, Dea
     };
     let found = db.query_row(sql, [id], read).optional().map_err(store_error)?;
     let (stream, seqs, topic, message, reason) = found.ok_or(DeadLetterError::Absent(id))?;
-    let runs = serde_json::from_str(&seqs)
+    let runs = Coverage::from_json(&seqs)
         .map_err(|error| StoreError::Damaged(format!("dead letter {id}: {error}")))?;
+    let runs = runs.runs().to_vec();
     Ok(DeadLetter { id, stream: StreamRef(stream), runs, topic, message, reason })
 }

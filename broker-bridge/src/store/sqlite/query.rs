@@ -94,7 +94,7 @@ impl Query {
         Ok(Query { db: open::read_only(path)? })
     }
 
-    /// At a glance.
+    /// At a glance. total() and not sum(): what devices claim may be more than an i64 counts.
     pub fn status(&self) -> Result<Status, StoreError> {
         let Identity { store, r#gen } = identity(&self.db)?;
         let covered = "SELECT coalesce(sum((c.value ->> 1) - (c.value ->> 0) + 1), 0) \
@@ -110,8 +110,8 @@ impl Query {
             devices: self.number("SELECT count(*) FROM device")?,
             stale: self.number("SELECT count(*) FROM devices WHERE state = 'stale'")?,
             readings: self.number(covered)? - self.number(dead)?,
-            waiting: self.number("SELECT coalesce(sum(n), 0) FROM waiting")?,
-            missing: self.number("SELECT coalesce(sum(n), 0) FROM missing")?,
+            waiting: self.number("SELECT CAST(total(n) AS INTEGER) FROM waiting")?,
+            missing: self.number("SELECT CAST(total(n) AS INTEGER) FROM missing")?,
             dead_letters: self.number("SELECT count(*) FROM dead_letters WHERE state = 'open'")?,
             alerts: self.rows("SELECT * FROM alerts_now ORDER BY device, name LIMIT 1000", [])?,
             alarms: self.rows("SELECT * FROM alarm ORDER BY last_at DESC LIMIT 1000", [])?,
@@ -121,10 +121,11 @@ impl Query {
     /// Every device with what it has stored, waiting and missing.
     pub fn devices(&self) -> Result<Rows, StoreError> {
         let sql = "SELECT d.device, d.name, d.location, d.state, d.first_seen, d.last_seen, \
-                          coalesce(w.n, 0) AS waiting, coalesce(m.n, 0) AS missing, d.status \
+                          CAST(coalesce(w.n, 0) AS INTEGER) AS waiting, \
+                          CAST(coalesce(m.n, 0) AS INTEGER) AS missing, d.status \
                    FROM devices d \
-                   LEFT JOIN (SELECT device, sum(n) AS n FROM waiting GROUP BY 1) w USING (device) \
-                   LEFT JOIN (SELECT device, sum(n) AS n FROM missing GROUP BY 1) m USING (device) \
+                   LEFT JOIN (SELECT device, total(n) AS n FROM waiting GROUP BY 1) w USING (device) \
+                   LEFT JOIN (SELECT device, total(n) AS n FROM missing GROUP BY 1) m USING (device) \
                    ORDER BY d.device";
         self.rows(sql, [])
     }
