@@ -95,3 +95,16 @@ fn nothing_is_sync_acked_into_a_file_that_is_no_longer_there() {
     fs::remove_file(bench.path()).unwrap();
     assert!(bench.take(&[batch(1, 3, 2, 1, 9)]).answers.is_empty());
 }
+
+#[test]
+fn a_storage_that_may_not_be_written_is_refused_at_the_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    fs::set_permissions(bench.path(), fs::Permissions::from_mode(0o444)).unwrap();
+    if fs::OpenOptions::new().append(true).open(bench.path()).is_ok() {
+        println!("skipped: root may write everything");
+        return;
+    }
+    let error = SqliteStore::open(&bench.path()).unwrap_err().to_string();
+    assert!(error.contains("read-only"), "{error}");
+}

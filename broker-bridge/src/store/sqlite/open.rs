@@ -157,6 +157,10 @@ pub(super) fn read_write(path: &Path) -> Result<(Connection, FileId), OpenError>
         .map_err(|error| OpenError::Io { path: path.to_owned(), why: error.to_string() })?;
     let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let failed = |error: rusqlite::Error| io(path, error);
+    // SQLite opens what it may not write for reading, and says so only at the first row.
+    if db.is_readonly("main").map_err(failed)? {
+        return Err(OpenError::Io { path: path.to_owned(), why: "it is read-only".into() });
+    }
     db.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     // NORMAL loses commits on a power cut, and a sync ack has then lied.
     db.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
