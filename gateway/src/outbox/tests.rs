@@ -471,3 +471,19 @@ fn a_new_outbox_is_one_without_its_log() {
     assert_eq!(epochs, 0);
     drop(outbox);
 }
+
+#[test]
+fn a_backlog_does_not_push_out_what_is_retained() {
+    let mut bench = Bench::new();
+    bench.settings.retention_bytes = 30_000;
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..10_000);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.set_acked(&[(key, 1_000)]);
+    outbox.set_confirmed(Some(&[(key, 1_000)]));
+    assert_eq!(
+        outbox.trim(NOW.wall_ms).unwrap(),
+        Trimmed::default(),
+        "one segment of ten is acked"
+    );
+}

@@ -35,7 +35,10 @@ impl Outbox {
     pub fn trim(&mut self, wall_ms: i64) -> rusqlite::Result<Trimmed> {
         let oldest = wall_ms - self.settings.retention_age_ms;
         let segments = self.segments()?;
-        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        // A backlog is not retention: it must not push out what heals a restored storage.
+        let may_go =
+            |segment: &&Segment| self.may_go(segment.epoch, Stream::Readings, segment.last);
+        let mut bytes: u64 = segments.iter().filter(may_go).map(|segment| segment.bytes).sum();
         let (mut gone, mut stopped) = (Vec::new(), None);
         for segment in &segments {
             let old = segment.newest_ms < oldest && (segment.timed || !self.settings.recorder);
