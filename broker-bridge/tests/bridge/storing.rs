@@ -304,3 +304,24 @@ fn throughput_is_printed() {
     println!("{rate:.0} readings/s into SQLite, {} bytes a reading", bytes / 200_000);
     assert_eq!(bench.stored(1).len(), 200_000);
 }
+
+#[test]
+fn a_meta_of_too_many_sources_names_those_that_fit_and_disturbs_nobody() {
+    let mut bench = Bench::new();
+    let sources: Vec<String> =
+        (0..1100).map(|nth| format!("\"s{nth:04}\":{{\"name\":\"n\"}}")).collect();
+    let payload = format!("{{\"name\":\"Pi\",\"sources\":{{{}}}}}", sources.join(","));
+    let topic = Topic::Meta(device());
+    let meta = fieldpost_bridge::ingest::Incoming {
+        topic,
+        payload: payload.into_bytes(),
+        retained: false,
+    };
+    let done = bench.take(&[meta, batch(1, 1, 1, 1, 1)]);
+    assert_eq!((done.error, done.committed), (None, vec![true, true]));
+    assert_eq!(bench.query().devices().unwrap()[0].cell("name"), "Pi");
+    assert_eq!(bench.stored(1), [1]);
+    let count = "SELECT count(*) FROM source WHERE name = 'n'";
+    let named: i64 = bench.db().query_row(count, [], |row| row.get(0)).unwrap();
+    assert_eq!(named, 999, "one is the source of the batch");
+}
