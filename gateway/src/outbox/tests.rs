@@ -475,7 +475,7 @@ fn a_new_outbox_is_one_without_its_log() {
 #[test]
 fn a_backlog_does_not_push_out_what_is_retained() {
     let mut bench = Bench::new();
-    bench.settings.retention_bytes = 30_000;
+    bench.settings.retention_bytes = 1_000;
     let mut outbox = bench.open();
     append(&mut outbox, 0..10_000);
     let key = outbox.streams().unwrap()[0].key;
