@@ -56,6 +56,9 @@ enum Command {
     },
     /// Announces that the storage was restored from a backup, so that every gateway says again
     /// what it holds.
+    ///
+    /// Before that: stop the bridge, move the old file away together with its -wal and -shm, put
+    /// the backup in its place. Then `restored`, and start the bridge.
     Restored {
         #[arg(long)]
         json: bool,
