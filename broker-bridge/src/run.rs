@@ -110,6 +110,12 @@ pub fn check_files(config: &Config) -> anyhow::Result<()> {
             readable(&format!("the key of {key}"), private)?;
         }
     }
+    for role in [Role::Readings, Role::Events, Role::Out] {
+        let (host, client_id) = (config.broker.host.clone(), config.name.clone());
+        let options =
+            mqtt::Options { host, client_id, tls: tls_of(config, role), ..Default::default() };
+        options.check().with_context(|| format!("[broker], connection {}", role.as_str()))?;
+    }
     Ok(())
 }
 
@@ -119,9 +125,8 @@ fn readable(what: &str, path: &Path) -> anyhow::Result<()> {
     })
 }
 
-fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options {
-    let broker = &config.broker;
-    let tls = match &broker.tls {
+fn tls_of(config: &Config, role: Role) -> mqtt::Tls {
+    match &config.broker.tls {
         None => mqtt::Tls::Off,
         Some(tls) => {
             let pair = tls.client.as_ref().map(|client| match role {
@@ -134,7 +139,11 @@ fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options
                 client: pair.cloned(),
             }
         }
-    };
+    }
+}
+
+fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options {
+    let broker = &config.broker;
     let will = mqtt::Will {
         topic: broker.topics.name(&Topic::BridgeStatus(config.name.clone())),
         payload: offline.to_json(),
@@ -143,7 +152,7 @@ fn options(config: &Config, role: Role, offline: &BridgeStatus) -> mqtt::Options
     mqtt::Options {
         host: broker.host.clone(),
         port: broker.port,
-        tls,
+        tls: tls_of(config, role),
         login: broker.login.clone(),
         client_id: format!("{}-{}", config.name, role.as_str()),
         keep_alive: broker.keep_alive,
