@@ -219,7 +219,7 @@ impl World {
     /// Waits until the bridge has said in its log, once more than `before`, that it is online.
     ///
     /// # Errors
-    /// When it does not within [`END_TIMEOUT`], or its log cannot be read.
+    /// When it does not within 20 s, or its log cannot be read.
     pub fn wait_bridge_online(&self, before: usize) -> anyhow::Result<()> {
         let deadline = Instant::now() + END_TIMEOUT;
         while self.times_online()? <= before {
