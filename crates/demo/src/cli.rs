@@ -252,7 +252,7 @@ fn compare(
         wire_bytes_per_reading: None,
         config: run,
     };
-    let mut wrong = found.wrong.clone();
+    let mut wrong = found.wrong;
     if cli.serial.is_none() {
         let accepted = judge::accepted(&world.outbox())?;
         report.accepted = accepted.len() as u64;

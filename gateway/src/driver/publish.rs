@@ -107,11 +107,9 @@ impl Driver {
 
     /// Unix milliseconds of a moment of CLOCK_BOOTTIME, if somebody knows the time.
     pub(super) fn unix_ms(&self, boot_ms: i64) -> Option<i64> {
-        if clock::synchronised() {
-            let now = clock::Now::read();
-            return Some(boot_ms + now.skew_ms());
-        }
-        self.cloud_skew_ms.map(|skew_ms| boot_ms + skew_ms)
+        let now = clock::Now::read();
+        let skew_ms = if now.synchronised { Some(now.skew_ms()) } else { self.cloud_skew_ms };
+        skew_ms.map(|skew_ms| boot_ms + skew_ms)
     }
 
     /// An orderly end: the last will would say the same, a minute later.
