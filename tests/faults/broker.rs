@@ -1,0 +1,1 @@
+//! What a broker does: refuses credentials, drops silently, shows another certificate.

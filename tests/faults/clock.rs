@@ -1,0 +1,1 @@
+//! Clocks: 1970, jumps, synchronised late.

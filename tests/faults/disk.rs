@@ -1,0 +1,1 @@
+//! The disk under the gateway: full, read-only, failing.

@@ -1,0 +1,1 @@
+//! kill -9 of gateway, bridge and broker: at random, and at every fail point.

@@ -1,0 +1,1 @@
+//! The network between gateway and broker: slow, stalled, half-open, cut, partitioned.

@@ -1,0 +1,1 @@
+//! What people and cards do to an outbox file: truncated, flipped, deleted, restored, copied.

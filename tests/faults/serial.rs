@@ -1,0 +1,1 @@
+//! The serial line: flooded, unplugged in the middle of a line, renamed.

@@ -1,0 +1,1 @@
+//! The protocol under simulated faults: the engines that ship, with models of everything around them.
