@@ -1,5 +1,7 @@
 //! One installation in a folder: certificates, configurations, broker, gateway and bridge.
 
+mod config;
+
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -48,21 +50,39 @@ pub struct Settings {
     pub baud: u32,
     /// More lines for sections of `gateway.toml`: (section, line).
     pub gateway: Vec<(&'static str, String)>,
+    /// More lines for sections of `bridge.toml`: (section, line).
+    pub bridge: Vec<(&'static str, String)>,
     /// The gateway knows of a broker.
     pub broker: bool,
+    /// A broker that the caller runs, instead of the embedded one.
+    pub external: Option<External>,
+    /// In front of the gateway's command line: a program that executes it in its place.
+    pub gateway_wrapper: Vec<String>,
+}
+
+/// The ways to a broker that the caller runs with the certificates of the world's folder; a way
+/// may lead through a proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct External {
+    /// Where the gateway connects to.
+    pub gateway: SocketAddr,
+    /// Where the bridge connects to.
+    pub bridge: SocketAddr,
 }
 
 impl Settings {
     /// The shipped defaults.
     pub fn new(programs: Programs) -> Settings {
-        let (serial, gateway) = (None, Vec::new());
         Settings {
             programs,
-            serial,
+            serial: None,
             checksum_optional: false,
             baud: 115_200,
-            gateway,
+            gateway: Vec::new(),
+            bridge: Vec::new(),
             broker: true,
+            external: None,
+            gateway_wrapper: Vec::new(),
         }
     }
 }
@@ -78,8 +98,10 @@ pub struct World {
     dir: PathBuf,
     settings: Settings,
     broker: Option<EmbeddedBroker>,
+    /// As the bridge sees it.
     broker_address: SocketAddr,
-    relay: Relay,
+    /// Not with an external broker.
+    relay: Option<Relay>,
     /// The running gateway.
     pub gateway: Option<Process>,
     /// The running bridge.
@@ -101,10 +123,15 @@ impl World {
             ..fieldpost_certs::Request::default()
         };
         fieldpost_certs::issue(&dir.join("certs"), &request).context("making certificates")?;
-        let broker = start_broker(&dir, SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        let broker_address = broker.local_addr();
-        let relay = Relay::start(broker_address)?;
-        let (broker, gateway, bridge) = (Some(broker), None, None);
+        let (broker, broker_address, relay) = match settings.external {
+            Some(external) => (None, external.bridge, None),
+            None => {
+                let broker = start_broker(&dir, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+                let address = broker.local_addr();
+                (Some(broker), address, Some(Relay::start(address)?))
+            }
+        };
+        let (gateway, bridge) = (None, None);
         let world = World { dir, settings, broker, broker_address, relay, gateway, bridge };
         world.write_gateway_config()?;
         world.write_bridge_config()?;
@@ -134,14 +161,15 @@ impl World {
         self.settings.serial.clone().unwrap_or_else(|| self.dir.join("ttyDEMO"))
     }
 
-    /// The broker's address.
+    /// The broker's address, as the bridge sees it.
     pub fn broker_address(&self) -> SocketAddr {
         self.broker_address
     }
 
-    /// Bytes on the wire between gateway and broker: up, down.
+    /// Bytes on the wire between gateway and broker: up, down. Nobody counts them on the way
+    /// to an external broker.
     pub fn wire_bytes(&self) -> (u64, u64) {
-        self.relay.bytes()
+        self.relay.as_ref().map_or((0, 0), Relay::bytes)
     }
 
     /// The gateway's log.
@@ -279,17 +307,29 @@ impl World {
 
     /// A command of one of the programs, with its configuration.
     pub fn command(&self, name: &'static str) -> Command {
-        let mut command = match &self.settings.programs {
-            Programs::Myself => {
-                // The link survives a rebuild of the file while the demo runs.
-                let mut command = Command::new("/proc/self/exe");
-                command.env(ROLE, name);
-                command
-            }
+        let is_gateway = name == "gateway";
+        let program = match &self.settings.programs {
+            // The link survives a rebuild of the file while the demo runs.
+            Programs::Myself => Path::new("/proc/self/exe"),
             Programs::Files { gateway, bridge } => {
-                Command::new(if name == "gateway" { gateway } else { bridge })
+                if is_gateway {
+                    gateway
+                } else {
+                    bridge
+                }
             }
         };
+        let mut command = match self.settings.gateway_wrapper.split_first() {
+            Some((wrapper, arguments)) if is_gateway => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(program);
+                command
+            }
+            _ => Command::new(program),
+        };
+        if matches!(self.settings.programs, Programs::Myself) {
+            command.env(ROLE, name);
+        }
         for (variable, _) in std::env::vars_os() {
             // What is set for an installed gateway must not leak into this one.
             if variable.to_string_lossy().starts_with("FIELDPOST_") {
@@ -319,60 +359,6 @@ impl World {
             .with_context(|| format!("starting the {name}"))?;
         Ok(Process { name, child })
     }
-
-    fn write_gateway_config(&self) -> anyhow::Result<()> {
-        let dir = self.dir.display();
-        let mut sections = vec![
-            (
-                "device",
-                format!("id = \"{DEVICE}\"\nname = \"Greenhouse 1\"\nlocation = \"north wall\"\n"),
-            ),
-            ("outbox", format!("path = \"{dir}/outbox.db\"\n")),
-            ("publish", String::new()),
-            ("system", "interval = \"10s\"\n".to_owned()),
-            ("alerts", String::new()),
-            ("status", format!("file = \"{dir}/status.json\"\nheartbeat = \"5s\"\n")),
-        ];
-        if self.settings.broker {
-            let port = self.relay.address().port();
-            let broker = format!(
-                "host = \"127.0.0.1\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\n\
-                 client_cert = \"{dir}/certs/{DEVICE}.pem\"\nclient_key = \"{dir}/certs/{DEVICE}.key\"\n"
-            );
-            sections.push(("broker", broker));
-        }
-        for (section, line) in &self.settings.gateway {
-            let at = sections.iter().position(|(name, _)| name == section);
-            let at = at.with_context(|| format!("[{section}] is not there to add {line:?} to"))?;
-            sections[at].1.push_str(&format!("{line}\n"));
-        }
-        let mut text: String =
-            sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
-        let (port, baud) = (self.port(), self.settings.baud);
-        let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
-        text.push_str(&format!(
-            "[[port]]\nname = \"arduino\"\npath = \"{}\"\nbaud = {baud}\nchecksum = \"{checksum}\"\n\n\
-             [meta.sources.fruiting]\nname = \"Fruiting chamber\"\n\
-             [meta.sources.fruiting.metrics.temp]\nunit = \"°C\"\n\
-             [meta.sources.fruiting.metrics.humidity]\nunit = \"%\"\n\
-             [meta.sources.fruiting.metrics.co2]\nunit = \"ppm\"\n",
-            port.display()
-        ));
-        write(&self.dir.join("gateway.toml"), &text)
-    }
-
-    fn write_bridge_config(&self) -> anyhow::Result<()> {
-        let (dir, port) = (self.dir.display(), self.broker_address.port());
-        let text = format!(
-            "[bridge]\nname = \"{BRIDGE}\"\n\n[storage]\npath = \"{dir}/bridge.db\"\n\n\
-             [broker]\nhost = \"127.0.0.1\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\ncert_dir = \"{dir}/certs\"\n"
-        );
-        write(&self.dir.join("bridge.toml"), &text)
-    }
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 fn run(command: &mut Command) -> anyhow::Result<String> {

@@ -1,0 +1,81 @@
+//! The configurations of a world's gateway and bridge.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::{BRIDGE, DEVICE, World};
+use crate::relay::Relay;
+
+impl World {
+    pub(super) fn write_gateway_config(&self) -> anyhow::Result<()> {
+        let dir = self.dir.display();
+        let mut sections = vec![
+            (
+                "device",
+                format!("id = \"{DEVICE}\"\nname = \"Greenhouse 1\"\nlocation = \"north wall\"\n"),
+            ),
+            ("outbox", format!("path = \"{dir}/outbox.db\"\n")),
+            ("publish", String::new()),
+            ("system", "interval = \"10s\"\n".to_owned()),
+            ("alerts", String::new()),
+            ("status", format!("file = \"{dir}/status.json\"\nheartbeat = \"5s\"\n")),
+        ];
+        if self.settings.broker {
+            let way = self.relay.as_ref().map(Relay::address);
+            let way = way.or(self.settings.external.map(|external| external.gateway));
+            let way = way.context("there is no broker to connect to")?;
+            let (host, port) = (way.ip(), way.port());
+            let broker = format!(
+                "host = \"{host}\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\n\
+                 client_cert = \"{dir}/certs/{DEVICE}.pem\"\nclient_key = \"{dir}/certs/{DEVICE}.key\"\n"
+            );
+            sections.push(("broker", broker));
+        }
+        let mut text = joined(sections, &self.settings.gateway)?;
+        let (port, baud) = (self.port(), self.settings.baud);
+        let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
+        text.push_str(&format!(
+            "[[port]]\nname = \"arduino\"\npath = \"{}\"\nbaud = {baud}\nchecksum = \"{checksum}\"\n\n\
+             [meta.sources.fruiting]\nname = \"Fruiting chamber\"\n\
+             [meta.sources.fruiting.metrics.temp]\nunit = \"°C\"\n\
+             [meta.sources.fruiting.metrics.humidity]\nunit = \"%\"\n\
+             [meta.sources.fruiting.metrics.co2]\nunit = \"ppm\"\n",
+            port.display()
+        ));
+        write(&self.dir.join("gateway.toml"), &text)
+    }
+
+    pub(super) fn write_bridge_config(&self) -> anyhow::Result<()> {
+        let (dir, port) = (self.dir.display(), self.broker_address.port());
+        let sections = vec![
+            ("bridge", format!("name = \"{BRIDGE}\"\n")),
+            ("storage", format!("path = \"{dir}/bridge.db\"\n")),
+            (
+                "broker",
+                format!(
+                    "host = \"127.0.0.1\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\n\
+                     cert_dir = \"{dir}/certs\"\n"
+                ),
+            ),
+        ];
+        write(&self.dir.join("bridge.toml"), &joined(sections, &self.settings.bridge)?)
+    }
+}
+
+/// The text of a configuration, with further lines in its sections.
+fn joined(
+    mut sections: Vec<(&'static str, String)>,
+    further: &[(&'static str, String)],
+) -> anyhow::Result<String> {
+    for (section, line) in further {
+        let at = sections.iter().position(|(name, _)| name == section);
+        let at = at.with_context(|| format!("[{section}] is not there to add {line:?} to"))?;
+        sections[at].1.push_str(&format!("{line}\n"));
+    }
+    Ok(sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
