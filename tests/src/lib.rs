@@ -1,5 +1,6 @@
 //! The harness of the tests that run the real programs, and the fixed series that sizes
 //! are stated on.
 
+pub mod mosquitto;
 pub mod rig;
 pub mod series;

@@ -7,7 +7,9 @@ use anyhow::{Context as _, ensure};
 use fieldpost_demo::board::Board;
 use fieldpost_demo::judge::{self, Found, OutboxWatch, Watch};
 use fieldpost_demo::ledger::Ledger;
-use fieldpost_demo::world::{Settings, World};
+use fieldpost_demo::world::{External, Settings, World};
+
+use crate::mosquitto::Mosquitto;
 
 /// How long something may take that takes a second on an idle machine.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -55,7 +57,26 @@ impl Rig {
     /// # Errors
     /// What [`World::new`] runs into.
     pub fn new(settings: Settings) -> anyhow::Result<Rig> {
+        Rig::in_dir(tempfile::tempdir()?, settings)
+    }
+
+    /// The same on a mosquitto of its own instead of the embedded broker.
+    ///
+    /// # Errors
+    /// Where mosquitto is not installed, and what [`World::new`] runs into.
+    pub fn on_mosquitto(mut settings: Settings) -> anyhow::Result<(Rig, Mosquitto)> {
         let dir = tempfile::tempdir()?;
+        let mosquitto = Mosquitto::start(dir.path())?;
+        let address = mosquitto.address();
+        settings.external = Some(External { gateway: address, bridge: address });
+        Ok((Rig::in_dir(dir, settings)?, mosquitto))
+    }
+
+    /// In a folder that the caller has made, and perhaps put a broker into.
+    ///
+    /// # Errors
+    /// What [`World::new`] runs into.
+    pub fn in_dir(dir: tempfile::TempDir, settings: Settings) -> anyhow::Result<Rig> {
         let world = World::new(dir.path(), settings)?;
         Ok(Rig { world, ledger: Ledger::default(), board: None, dir: Some(dir) })
     }
