@@ -40,6 +40,19 @@ pub fn pass(time: Duration) {
     }
 }
 
+/// Chance for a random test. Its seed is printed, and `SEED=n` replays it as far as a test of
+/// running programs can be replayed.
+///
+/// # Panics
+/// When `SEED` is set and no number.
+pub fn chance() -> fastrand::Rng {
+    let given = std::env::var("SEED").ok();
+    let seed =
+        given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("SEED is a number"));
+    eprintln!("SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
 /// See the module. On a panic the folder stays, and its place is printed.
 pub struct Rig {
     /// The installation.
@@ -116,6 +129,18 @@ impl Rig {
     /// An outbox that cannot be read.
     pub fn accepted(&self) -> anyhow::Result<BTreeSet<u64>> {
         judge::accepted(&self.world.outbox())
+    }
+
+    /// Waits until a line is accepted that is sent from now on: the gateway has its port open.
+    ///
+    /// # Errors
+    /// After [`SOON`].
+    pub fn wait_accepting(&self) -> anyhow::Result<()> {
+        let sent = self.ledger.len();
+        wait_until("accepting", SOON, || {
+            // There may be no outbox yet.
+            Ok(self.accepted().is_ok_and(|lines| lines.last().is_some_and(|last| *last > sent)))
+        })
     }
 
     /// Stops the board, waits until the last line that it has sent is accepted and all that

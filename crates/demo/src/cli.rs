@@ -113,7 +113,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     }
     follow.end_line();
     world.stop_gateway()?;
-    let status = Status::read(&world.dir().join("status.json"))?;
+    let status = Status::read(&world.status())?;
     if board.is_none() {
         drain_without_port(&mut world)?;
     }

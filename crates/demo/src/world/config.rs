@@ -15,11 +15,11 @@ impl World {
                 "device",
                 format!("id = \"{DEVICE}\"\nname = \"Greenhouse 1\"\nlocation = \"north wall\"\n"),
             ),
-            ("outbox", format!("path = \"{dir}/outbox.db\"\n")),
+            ("outbox", format!("path = \"{}\"\n", self.outbox().display())),
             ("publish", String::new()),
             ("system", "interval = \"10s\"\n".to_owned()),
             ("alerts", String::new()),
-            ("status", format!("file = \"{dir}/status.json\"\nheartbeat = \"5s\"\n")),
+            ("status", format!("file = \"{}\"\nheartbeat = \"5s\"\n", self.status().display())),
         ];
         if self.settings.broker {
             let way = self.relay.as_ref().map(Relay::address);
