@@ -3,5 +3,8 @@
 
 pub mod disk;
 pub mod mosquitto;
+pub mod netns;
+pub mod proxy;
 pub mod rig;
 pub mod series;
+pub mod wired;
