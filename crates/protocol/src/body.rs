@@ -76,7 +76,10 @@ pub fn encode_readings(readings: &[Reading]) -> Vec<u8> {
         !readings.is_empty() && readings.len() <= BATCH_READINGS_MAX,
         "a batch has 1 to 1,000 readings"
     );
-    let plain = encode::body(readings);
+    packed(encode::body(readings))
+}
+
+fn packed(plain: Vec<u8>) -> Vec<u8> {
     match zstd::bulk::compress(&plain, ZSTD_LEVEL) {
         Ok(packed) if packed.len() < plain.len() => packed,
         _ => plain,
@@ -84,8 +87,8 @@ pub fn encode_readings(readings: &[Reading]) -> Vec<u8> {
 }
 
 /// Encodes any number of readings as consecutive bodies that each obey the bounds: at most
-/// 1,000 readings, [`BODY_BYTES_MAX`] encoded, [`BODY_BYTES_DECODED_MAX`] of cost. Returns
-/// (number of readings, body) in order.
+/// 1,000 readings, [`BODY_BYTES_MAX`] encoded, [`BODY_BYTES_DECODED_MAX`] before compression
+/// and of cost. Returns (number of readings, body) in order.
 ///
 /// A reading that came through a port fits alone: a frame has at most 4 KiB.
 pub fn encode_runs(readings: &[Reading]) -> Vec<(usize, Vec<u8>)> {
@@ -94,8 +97,12 @@ pub fn encode_runs(readings: &[Reading]) -> Vec<(usize, Vec<u8>)> {
     while !rest.is_empty() {
         let mut take = longest_run(rest);
         let body = loop {
-            let body = encode_readings(&rest[..take]);
-            if body.len() <= BODY_BYTES_MAX || take == 1 {
+            // A column of one value takes more bytes than the cell costs, so that rows within
+            // the bound of cost can be past that of bytes.
+            let plain = encode::body(&rest[..take]);
+            let unpacks = plain.len() <= BODY_BYTES_DECODED_MAX;
+            let body = packed(plain);
+            if (unpacks && body.len() <= BODY_BYTES_MAX) || take == 1 {
                 break body;
             }
             take = take.div_ceil(2);

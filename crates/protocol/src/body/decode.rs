@@ -114,9 +114,13 @@ impl<'b> Input<'b> {
         let metric = self.cbor.str()?;
         check_metric(metric)?;
         let metric: Arc<str> = metric.into();
-        // Even a column of nothing costs, or a body could hold 100,000 of them.
-        self.charge(READING_COST)?;
         let shape = self.shape(members.len())?;
+        if shape.iter().all(|(state, _)| *state == ABSENT) {
+            // A column of nothing is none of ours, and costs, or a body could hold 100,000 of
+            // them. One with cells costs what they do: a batch that obeys its bound where it is
+            // made has to be taken here, however many columns it has.
+            self.charge(READING_COST)?;
+        }
         let count: usize =
             shape.iter().filter(|(state, _)| *state == THERE).map(|(_, run)| run).sum();
         let kind = self.cbor.u8()?;
@@ -130,16 +134,22 @@ impl<'b> Input<'b> {
             return Err(malformed("a column has the wrong number of items"));
         }
         let mut values = self.values(kind, count)?.into_iter();
-        let states = shape.iter().flat_map(|&(state, run)| std::iter::repeat_n(state, run));
-        for (&at, state) in members.iter().zip(states) {
-            let value = match state {
-                ABSENT => continue,
-                NULL => Value::Null,
-                _ => values.next().ok_or_else(|| malformed("a column has too few values"))?,
-            };
-            self.charge(cell_cost(&metric, &value))?;
-            let row = rows[at].as_mut().expect("the group has just made its members");
-            row.metrics.push((metric.clone(), value));
+        let mut next = 0;
+        for (state, run) in shape {
+            let rows_of_run = &members[next..next + run];
+            next += run;
+            if state == ABSENT {
+                continue;
+            }
+            for &at in rows_of_run {
+                let value = match state {
+                    NULL => Value::Null,
+                    _ => values.next().ok_or_else(|| malformed("a column has too few values"))?,
+                };
+                self.charge(cell_cost(&metric, &value))?;
+                let row = rows[at].as_mut().expect("the group has just made its members");
+                row.metrics.push((metric.clone(), value));
+            }
         }
         Ok(())
     }

@@ -108,6 +108,35 @@ fn incompressible_rows_are_split_until_they_fit() {
     assert_eq!(runs.iter().map(|(n, _)| n).sum::<usize>(), 1_000);
 }
 
+/// Every run that is made can be read where it arrives; it would be a dead letter otherwise.
+fn runs_arrive(rows: &[Reading]) {
+    let mut back = Vec::new();
+    for (n, body) in encode_runs(rows) {
+        assert!(body.len() <= BODY_BYTES_MAX);
+        back.extend(decode_readings(&body, n as u64).unwrap());
+    }
+    assert!(same(rows, &back));
+}
+
+#[test]
+fn a_board_that_makes_up_names_is_read_too() {
+    let made_up = |i: i64| {
+        let names: Vec<String> = (0..28).map(|k| format!("m{}", i * 28 + k)).collect();
+        reading("a", i, names.iter().map(|name| (&**name, Value::Int(1))).collect())
+    };
+    runs_arrive(&(0..1_000).map(made_up).collect::<Vec<_>>());
+}
+
+#[test]
+fn columns_of_one_value_take_more_bytes_than_their_cells_and_are_read_too() {
+    let of_two = |i: i64| {
+        let names: Vec<String> = (0..50).map(|k| format!("{}{k:03}", i % 2)).collect();
+        let source = format!("s{}", i / 2);
+        reading(&source, i, names.iter().map(|name| (&**name, Value::Int(1 << 40))).collect())
+    };
+    runs_arrive(&(0..1_000).map(of_two).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_short_body_that_unfolds_to_megabytes_is_refused() {
     // 1,000 rows of the same 4 KiB text: a few hundred bytes on the wire, 4 MiB unfolded.
