@@ -1,11 +1,16 @@
 //! Readings to columns.
 
+use std::collections::BTreeMap;
+
 use minicbor::Encoder;
 
 use super::{ABSENT, BOOLS, DECIMALS, EXPONENT_MAX, FLOATS, INTEGERS, MIXED, NULL, TEXTS, THERE};
 use crate::{Reading, Value};
 
 type Cbor = Encoder<Vec<u8>>;
+
+/// Which of the group's rows, and what it says.
+type Cell<'a> = (usize, &'a Value);
 
 /// minicbor's errors are its writer's, and a `Vec` has none.
 const INFALLIBLE: &str = "a Vec takes every byte";
@@ -56,25 +61,17 @@ fn encode_group(cbor: &mut Cbor, group: &Group<'_>) {
     let columns = columns(&group.readings);
     cbor.array(columns.len() as u64).expect(INFALLIBLE);
     for (metric, cells) in &columns {
-        encode_column(cbor, metric, cells);
+        encode_column(cbor, metric, cells, group.readings.len());
     }
 }
 
-/// Every metric of the group with its cell in each row; `None` is absent.
-fn columns<'a>(readings: &[&'a Reading]) -> Vec<(&'a str, Vec<Option<&'a Value>>)> {
-    let mut columns: Vec<(&str, Vec<Option<&Value>>)> = Vec::new();
+/// Every metric of the group with the rows that have it. Not a cell for each row: a board that
+/// makes up names has tens of thousands of columns, nearly all of them empty.
+fn columns<'a>(readings: &[&'a Reading]) -> BTreeMap<&'a str, Vec<Cell<'a>>> {
+    let mut columns: BTreeMap<&str, Vec<Cell<'_>>> = BTreeMap::new();
     for (row, reading) in readings.iter().enumerate() {
         for (metric, value) in reading.metrics.iter() {
-            // Metrics are sorted and mostly the same in every row, so a binary search
-            // finds them where they were.
-            let at = match columns.binary_search_by(|(name, _)| (*name).cmp(metric)) {
-                Ok(at) => at,
-                Err(at) => {
-                    columns.insert(at, (metric, vec![None; readings.len()]));
-                    at
-                }
-            };
-            columns[at].1[row] = Some(value);
+            columns.entry(metric).or_default().push((row, value));
         }
     }
     columns
@@ -102,30 +99,43 @@ fn encode_deltas(cbor: &mut Cbor, deltas: &[i64]) {
     }
 }
 
-fn encode_column(cbor: &mut Cbor, metric: &str, cells: &[Option<&Value>]) {
+fn encode_column(cbor: &mut Cbor, metric: &str, cells: &[Cell<'_>], rows: usize) {
     let values: Vec<&Value> =
-        cells.iter().flatten().copied().filter(|value| !matches!(value, Value::Null)).collect();
+        cells.iter().map(|cell| cell.1).filter(|value| !matches!(value, Value::Null)).collect();
     let column = Column::of(&values);
     cbor.array(2 + column.items()).expect(INFALLIBLE).str(metric).expect(INFALLIBLE);
-    encode_shape(cbor, cells);
+    encode_shape(cbor, cells, rows);
     column.encode(cbor);
 }
 
-fn encode_shape(cbor: &mut Cbor, cells: &[Option<&Value>]) {
-    let state = |cell: &Option<&Value>| match cell {
-        None => ABSENT,
-        Some(Value::Null) => NULL,
-        Some(_) => THERE,
-    };
-    let runs = runs(cells.iter().map(state));
-    if let [(THERE, _)] = runs[..] {
+fn encode_shape(cbor: &mut Cbor, cells: &[Cell<'_>], rows: usize) {
+    let shape = shape(cells, rows);
+    if let [(THERE, _)] = shape[..] {
         cbor.null().expect(INFALLIBLE);
         return;
     }
-    cbor.array(2 * runs.len() as u64).expect(INFALLIBLE);
-    for (state, run) in runs {
+    cbor.array(2 * shape.len() as u64).expect(INFALLIBLE);
+    for (state, run) in shape {
         cbor.u8(state).expect(INFALLIBLE).u64(run).expect(INFALLIBLE);
     }
+}
+
+/// The states of all rows as runs; the rows between two cells are absent.
+fn shape(cells: &[Cell<'_>], rows: usize) -> Vec<(u8, u64)> {
+    let mut shape: Vec<(u8, u64)> = Vec::new();
+    let mut add = |state, rows: usize| match shape.last_mut() {
+        _ if rows == 0 => {}
+        Some((last, run)) if *last == state => *run += rows as u64,
+        _ => shape.push((state, rows as u64)),
+    };
+    let mut next = 0;
+    for &(row, value) in cells {
+        add(ABSENT, row - next);
+        add(if matches!(value, Value::Null) { NULL } else { THERE }, 1);
+        next = row + 1;
+    }
+    add(ABSENT, rows - next);
+    shape
 }
 
 fn runs<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<(T, u64)> {
