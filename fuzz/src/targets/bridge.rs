@@ -1,0 +1,183 @@
+//! What the bridge makes of a message, down to the rows in SQLite.
+
+use std::cell::RefCell;
+
+use fieldpost_bridge::coverage::Coverage;
+use fieldpost_bridge::engine::{Engine, HelloRow, StreamRow};
+use fieldpost_bridge::ingest::{Answer, Incoming, ingest as take};
+use fieldpost_bridge::store::sqlite::{SqliteStore, SqliteTxn};
+use fieldpost_bridge::store::{
+    Alarm, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream, NewDeadLetter, NewReadings,
+    Store, StoreError, StreamRef, Txn,
+};
+use fieldpost_protocol::{
+    Clock, DeviceId, Envelope, Epoch, Event, HelloStream, Meta, SEQ_MAX, Seq, State, Stream,
+    StreamKey, SyncAcks, Topic, VERSION,
+};
+use tempfile::TempDir;
+
+use super::payload::rows_declared;
+
+pub(crate) fn coverage(bytes: &[u8]) {
+    let Some(text) = std::str::from_utf8(bytes).ok() else { return };
+    let Ok(coverage) = Coverage::from_json(text) else { return };
+    assert_eq!(Coverage::from_json(&coverage.to_json()), Ok(coverage.clone()));
+    assert!(coverage.missing_within(1, SEQ_MAX).len() <= coverage.runs().len() + 1);
+    for &(lo, hi) in coverage.runs() {
+        assert!(coverage.contains(lo) && coverage.contains(hi));
+        assert_eq!(coverage.end_of_run_from(lo), hi);
+        let mut more = coverage.clone();
+        more.insert(lo, hi).expect("nothing new is no new run");
+        assert_eq!(more, coverage);
+    }
+}
+
+/// The first byte says by which topic the rest comes, and whether it was retained.
+///
+/// ```text
+/// 0 sensor_data  1 alerts  2 command_acks  3 sync/hello  4 status  5 meta  6 config/reported
+/// 8 9 10         the rest is the body of a batch of 0, 1 or 2, whose envelope is good
+/// 128            retained
+/// ```
+pub(crate) fn ingest(bytes: &[u8]) {
+    let Some((&kind, rest)) = bytes.split_first() else { return };
+    let mut payload = rest.to_vec();
+    if kind & 8 != 0 {
+        let stream = if kind & 7 == 0 { Stream::Readings } else { Stream::Events };
+        payload = enveloped(payload, stream);
+    }
+    let device = Envelope::decode(&payload).map(|envelope| envelope.dev);
+    let device = device.unwrap_or_else(|_| "pi-1".parse().expect("a device id"));
+    let topic = match kind & 7 {
+        0 => Topic::SensorData(device),
+        1 => Topic::Alerts(device),
+        2 => Topic::CommandAcks(device),
+        3 => Topic::Hello(device),
+        4 => Topic::Status(device),
+        5 => Topic::Meta(device),
+        6 => Topic::ConfigReported(device),
+        _ => return,
+    };
+    let message = Incoming { topic, payload, retained: kind & 128 != 0 };
+    with_storage(|store| {
+        // Twice in one transaction: the second is a duplicate, or as bad as the first.
+        let done = take(store, &Engine::default(), &[message.clone(), message.clone()], NOW);
+        assert_eq!((done.error, done.committed), (None, vec![true, true]));
+        assert!(done.readings <= 1_000, "stored twice");
+        for answer in &done.answers {
+            answer_is_one(answer);
+        }
+    });
+}
+
+const NOW: i64 = 1_795_245_000_000;
+
+fn answer_is_one(answer: &Answer) {
+    match answer {
+        Answer::SyncAcks(_, acks) => {
+            assert_eq!(SyncAcks::decode(&acks.encode()).as_ref(), Ok(acks));
+            for ack in &acks.acks {
+                assert!(1 <= ack.lo && ack.lo - 1 <= ack.hi && ack.hi <= SEQ_MAX, "{ack:?}");
+            }
+        }
+        Answer::State(_, state) => {
+            assert_eq!(State::decode(&state.encode()).as_ref(), Ok(state));
+        }
+    }
+}
+
+fn enveloped(body: Vec<u8>, stream: Stream) -> Vec<u8> {
+    let n = if stream == Stream::Events { 1 } else { rows_declared(&body).unwrap_or(1) };
+    let envelope = Envelope {
+        v: VERSION,
+        dev: "pi-1".parse().expect("a device id"),
+        epoch: Epoch([7; 16]),
+        stream,
+        first: 1,
+        n,
+        floor: 1,
+        last: n.max(1),
+        base: NOW,
+        clock: Clock::Ntp,
+        body,
+    };
+    envelope.encode()
+}
+
+/// One storage for all inputs of a thread; each finds it empty.
+fn with_storage(work: impl FnOnce(&mut RolledBack)) {
+    thread_local! {
+        static STORE: RefCell<RolledBack> = RefCell::new(RolledBack::new());
+    }
+    STORE.with_borrow_mut(work);
+}
+
+/// A storage that keeps nothing, so that an input alone decides what happens. What SQLite
+/// refuses is a bug: the bridge has called it good.
+struct RolledBack {
+    store: SqliteStore,
+    _dir: TempDir,
+}
+
+impl RolledBack {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the storage");
+        let path = dir.path().join("bridge.db");
+        SqliteStore::init(&path, None, NOW).expect("a new storage");
+        RolledBack { store: SqliteStore::open(&path).expect("the storage"), _dir: dir }
+    }
+}
+
+impl Store for RolledBack {
+    type Txn<'s> = Uncommitted<'s>;
+
+    fn begin(&mut self) -> Result<Uncommitted<'_>, StoreError> {
+        self.store.begin().map(Uncommitted)
+    }
+}
+
+/// All that a transaction of SQLite does, but the commit.
+struct Uncommitted<'s>(SqliteTxn<'s>);
+
+/// The same call, and no refusal.
+macro_rules! hands_on {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {
+        impl Txn for Uncommitted<'_> {
+            $(fn $name(&mut self, $($arg: $kind),*) -> Result<$out, StoreError> {
+                let result = self.0.$name($($arg),*);
+                assert!(result.is_ok(), "{}: {:?}", stringify!($name), result.err());
+                result
+            })*
+
+            fn commit(self) -> Result<(), StoreError> {
+                Ok(())
+            }
+        }
+    };
+}
+
+hands_on! {
+    identity() -> Identity;
+    device(device: &DeviceId, now: i64) -> DeviceRef;
+    seen(device: DeviceRef, now: i64) -> ();
+    word(device: DeviceRef, word: DeviceWord<'_>) -> ();
+    meta(device: DeviceRef, meta: &Meta) -> ();
+    reported(device: DeviceRef, config: &str) -> ();
+    lock_stream(device: DeviceRef, key: StreamKey) -> LockedStream;
+    save_stream(stream: StreamRef, row: &StreamRow) -> ();
+    find_stream(device: DeviceRef, key: StreamKey) -> Option<StreamRow>;
+    held_streams(device: DeviceRef) -> Vec<LockedStream>;
+    fix_time(epoch: EpochRef, base: i64, clock: Clock) -> (i64, String);
+    insert_readings(new: NewReadings<'_>) -> ();
+    insert_event(epoch: EpochRef, seq: Seq, time: i64, event: &Event) -> ();
+    dead_letters(device: DeviceRef) -> u64;
+    insert_dead_letter(new: NewDeadLetter<'_>) -> ();
+    epoch(device: DeviceRef, epoch: Epoch) -> EpochRef;
+    hello(epoch: EpochRef) -> HelloRow;
+    save_hello(epoch: EpochRef, row: &HelloRow) -> ();
+    stage_page(epoch: EpochRef, page: u32, streams: &[HelloStream]) -> ();
+    staged(epoch: EpochRef) -> Vec<HelloStream>;
+    unstage(epoch: EpochRef) -> ();
+    supersede_others(device: DeviceRef, epoch: EpochRef) -> ();
+    alarm(alarm: &Alarm, now: i64) -> ();
+}
