@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use fieldpost_mqtt::{ClientCertificate, Login};
+pub use fieldpost_mqtt::{ClientCertificate, Login, Password};
 use fieldpost_protocol::{DeviceId, Topics};
 
 use keys::Keys;
@@ -222,9 +222,9 @@ fn login(keys: &mut Keys) -> Option<Login> {
             keys.mistake("broker.password_file", "broker.password is set too; keep one of them");
             None
         }
-        (Some(password), None) => Some(password),
+        (Some(password), None) => Some(Password::Text(password)),
         (None, Some(path)) => match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text.lines().next().unwrap_or_default().to_owned()),
+            Ok(_) => Some(Password::File(path)),
             Err(error) => {
                 keys.mistake("broker.password_file", &format!("it cannot be read: {error}"));
                 None
@@ -234,7 +234,8 @@ fn login(keys: &mut Keys) -> Option<Login> {
     };
     match (username, password) {
         (Some(username), password) => {
-            Some(Login { username, password: password.unwrap_or_default() })
+            let password = password.unwrap_or(Password::Text(String::new()));
+            Some(Login { username, password })
         }
         (None, Some(_)) => {
             keys.missing("broker.username", "a password is set; set the user's name too");

@@ -90,7 +90,7 @@ fn check(path: &Path) -> anyhow::Result<()> {
     for warning in config.warnings.iter().chain(&warnings) {
         eprintln!("warning: {warning}");
     }
-    if let Some(options) = crate::run::session_options(&config)? {
+    if let Some(options) = crate::run::session_options(&config) {
         options.check().context("[broker]")?;
     }
     let folder = config.outbox.path.parent().filter(|folder| !folder.as_os_str().is_empty());

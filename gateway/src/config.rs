@@ -24,7 +24,7 @@ use fieldpost_protocol::{DeviceId, Meta, Topics};
 pub use crate::outbox::WhenFull;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use error::{ConfigError, ConfigErrors};
-pub use fieldpost_mqtt::{Ca, ClientCertificate};
+pub use fieldpost_mqtt::{Ca, ClientCertificate, Login, Password};
 pub use section::Setting;
 pub use units::{parse_duration, parse_size};
 
@@ -123,46 +123,6 @@ pub struct Tls {
     pub ca: Ca,
     /// Our certificate chain and its key, PEM.
     pub client: Option<ClientCertificate>,
-}
-
-/// User name and password.
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// The user name. Brokers with one user per device want the device id here.
-    pub username: String,
-    /// Where the password comes from.
-    pub password: Password,
-}
-
-/// A password, or the file that holds it. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Password {
-    /// From the configuration or the environment.
-    Text(String),
-    /// The file's first line. Read at each connection, so that it can be rotated.
-    File(PathBuf),
-}
-
-impl Password {
-    /// The password itself; reads the file if it stands in one.
-    pub fn read(&self) -> std::io::Result<String> {
-        match self {
-            Password::Text(password) => Ok(password.clone()),
-            Password::File(path) => {
-                let text = std::fs::read_to_string(path)?;
-                Ok(text.lines().next().unwrap_or_default().to_owned())
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Password::Text(_) => f.write_str("Text(hidden)"),
-            Password::File(path) => f.debug_tuple("File").field(path).finish(),
-        }
-    }
 }
 
 /// `[system]`

@@ -204,7 +204,7 @@ fn address_of(config: &Config) -> String {
 type Started = (mqtt::Session, mpsc::Receiver<mqtt::Event>);
 
 fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
-    let Some(options) = session_options(config)? else {
+    let Some(options) = session_options(config) else {
         tracing::info!("no [broker]: this gateway records locally");
         return Ok(None);
     };
@@ -214,29 +214,19 @@ fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
 }
 
 /// How the session is to be; `None` without a `[broker]`.
-///
-/// # Errors
-/// A password file that cannot be read.
-pub fn session_options(config: &Config) -> anyhow::Result<Option<mqtt::Options>> {
-    let Some(broker) = &config.broker else { return Ok(None) };
+pub fn session_options(config: &Config) -> Option<mqtt::Options> {
+    let broker = config.broker.as_ref()?;
     let tls = match &broker.tls {
         None => mqtt::Tls::Off,
         Some(tls) => mqtt::Tls::On { ca: tls.ca.clone(), client: tls.client.clone() },
     };
-    let login = match &broker.login {
-        None => None,
-        Some(login) => {
-            let password = login.password.read().context("reading the broker's password")?;
-            Some(mqtt::Login { username: login.username.clone(), password })
-        }
-    };
     let topics = &config.publish.topics;
     let device = &config.device.id;
-    Ok(Some(mqtt::Options {
+    Some(mqtt::Options {
         host: broker.host.clone(),
         port: broker.port,
         tls,
-        login,
+        login: broker.login.clone(),
         client_id: device.to_string(),
         keep_alive: broker.keep_alive,
         subscriptions: topics.gateway_filters(device),
@@ -249,5 +239,5 @@ pub fn session_options(config: &Config) -> anyhow::Result<Option<mqtt::Options>>
         inflight_max: INFLIGHT_MAX,
         manual_puback: false,
         ..mqtt::Options::default()
-    }))
+    })
 }

@@ -35,7 +35,13 @@ impl Fresh {
             client.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
         }
         if let Some(login) = &options.login {
-            client.set_credentials(&login.username, &login.password);
+            let password = login.password.read().map_err(|error| {
+                let of = &login.username;
+                DisconnectReason::Certificate(format!(
+                    "the password file of {of:?} cannot be read: {error}"
+                ))
+            })?;
+            client.set_credentials(&login.username, password);
         }
         if let Some(will) = &options.will {
             client.set_last_will(LastWill::new(

@@ -18,7 +18,7 @@
 //!   what a broker sends, the connection is lost and not the session.
 //! - No puback for [`Options::puback_timeout`] while something is in flight ends the connection:
 //!   a known livelock keeps pings alive while nothing is published.
-//! - Certificates are read anew for each connection.
+//! - Certificates and password files are read anew for each connection.
 //! - [`EVENTS_MAX`] events wait for the caller. At the bound the task waits and reads the
 //!   socket no more, so that the broker's window holds the rest back: what was pubacked is
 //!   delivered. A caller that stays away for longer than a keep-alive may lose the connection,
@@ -37,6 +37,6 @@ mod tls;
 pub use event::{
     Connection, Delivery, EVENTS_MAX, Event, Message, PubackError, PublishError, Qos, Token,
 };
-pub use options::{Ca, ClientCertificate, Login, Options, OptionsError, Tls, Will};
+pub use options::{Ca, ClientCertificate, Login, Options, OptionsError, Password, Tls, Will};
 pub use reason::{CertificateFault, DisconnectReason};
 pub use session::Session;

@@ -92,17 +92,45 @@ pub struct ClientCertificate {
 }
 
 /// User name and password.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The user name.
+    /// The user name. Brokers with one user per device want the device id here.
     pub username: String,
-    /// The password. `Debug` does not show it.
-    pub password: String,
+    /// Where the password comes from.
+    pub password: Password,
 }
 
-impl fmt::Debug for Login {
+/// A password, or the file that holds it. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// Itself.
+    Text(String),
+    /// The file's first line. Read at each connection, so that it can be rotated.
+    File(PathBuf),
+}
+
+impl Password {
+    /// The password itself; reads the file if it stands in one.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(&self) -> std::io::Result<String> {
+        match self {
+            Password::Text(password) => Ok(password.clone()),
+            Password::File(path) => {
+                let text = std::fs::read_to_string(path)?;
+                Ok(text.lines().next().unwrap_or_default().to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+        match self {
+            Password::Text(_) => f.write_str("Text(hidden)"),
+            Password::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
     }
 }
 

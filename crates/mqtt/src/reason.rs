@@ -16,7 +16,7 @@ use crate::tls::TlsError;
 /// [`DisconnectReason::Network`], again and again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DisconnectReason {
-    /// Our own certificate, key or CA file cannot be used.
+    /// Our own certificate, key, CA or password file cannot be used.
     #[error("{0}")]
     Certificate(String),
     /// The broker's certificate is not to be trusted.

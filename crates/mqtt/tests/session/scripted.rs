@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use fieldpost_mqtt::{
-    DisconnectReason, EVENTS_MAX, Event, Login, Message, Options, PublishError, Qos, Token, Will,
+    DisconnectReason, EVENTS_MAX, Event, Login, Message, Options, Password, PublishError, Qos,
+    Token, Will,
 };
 use tokio::time::{Instant, timeout};
 
@@ -180,7 +181,8 @@ async fn a_refused_subscription_is_named_and_nothing_is_connected() {
 #[tokio::test]
 async fn refused_credentials_are_told_apart_and_tried_again() {
     let (listener, address) = listen().await;
-    let login = Login { username: "u".to_owned(), password: "secret-password".to_owned() };
+    let login =
+        Login { username: "u".to_owned(), password: Password::Text("secret-password".to_owned()) };
     assert!(!format!("{login:?}").contains("secret-password"));
     let mut client = Client::start(Options { login: Some(login), ..options(address, "a") });
     for code in [4, 5] {
