@@ -81,8 +81,9 @@ impl Driver {
         }
         if self.broker.short_ones >= SHORT_ONES {
             let message = format!(
-                "the connection to {error}: again and again it ends soon after it was made. \
-                 Does another program use the client id {:?}?",
+                "the connection to {error}: again and again it ends soon after it was made. Most often another \
+                 gateway uses the client id {:?} too, say from a copied SD card, and the two throw each other \
+                 out: give each its own [device] id, certificate and an empty outbox",
                 self.device.as_str()
             );
             self.alerts.raise(boot_ms, "connection_unstable", None, Severity::Warning, message);
