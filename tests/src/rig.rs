@@ -53,7 +53,7 @@ pub fn chance() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// See the module. On a panic the folder stays, and its place is printed.
+/// See the module. On a panic, or with `KEEP=1`, the folder stays, and its place is printed.
 pub struct Rig {
     /// The installation.
     pub world: World,
@@ -173,7 +173,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if std::thread::panicking()
+        if (std::thread::panicking() || std::env::var_os("KEEP").is_some())
             && let Some(dir) = self.dir.take()
         {
             eprintln!("kept for a look: {}", dir.keep().display());
