@@ -20,6 +20,7 @@ mod storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fieldpost_fail_point::point;
 use fieldpost_mqtt::{Connection, Delivery, Event, Message, PublishError, Qos, Session, Token};
 use fieldpost_protocol::{BridgeStatus, Topic, Topics};
 use tokio::sync::{mpsc, watch};
@@ -329,7 +330,16 @@ impl Driver {
                 }
                 Answer::SyncAcks(device, acks) => (Topic::SyncAcks(device.clone()), acks.encode()),
             };
-            match self.publish(&topic, payload, false) {
+            match &answer {
+                Answer::State(..) => point!("send.state.before"),
+                Answer::SyncAcks(..) => point!("send.sync_acks.before"),
+            }
+            let sent = self.publish(&topic, payload, false);
+            match &answer {
+                Answer::State(..) => point!("send.state.after"),
+                Answer::SyncAcks(..) => point!("send.sync_acks.after"),
+            }
+            match sent {
                 Sent::Taken => self.outbound.taken(&answer),
                 Sent::NotNow => return,
                 Sent::Never(error) => {
@@ -353,8 +363,10 @@ impl Driver {
         let status =
             BridgeStatus { online: true, time: Some(clock::now_ms()), ..self.status.clone() };
         let topic = Topic::BridgeStatus(self.name.clone());
+        point!("send.online.before");
         match self.publish(&topic, status.to_json(), true) {
             Sent::Taken => {
+                point!("send.online.after");
                 tracing::info!(store = %status.store, r#gen = %status.r#gen, "online");
                 self.online = true;
             }
@@ -378,7 +390,9 @@ impl Driver {
 
     fn puback(&mut self, role: Role, delivery: &Delivery) {
         // One of an older connection is refused there: the broker sends the message again.
+        point!("send.puback.before");
         let _ = self.link(role).session.puback(delivery);
+        point!("send.puback.after");
     }
 
     fn link(&mut self, role: Role) -> &mut Link {
@@ -390,7 +404,9 @@ impl Driver {
     async fn end(self) {
         let topic = Topic::BridgeStatus(self.name.clone());
         // Without a connection the last will has said it.
+        point!("send.offline.before");
         let _ = self.publish(&topic, self.status.to_json(), true);
+        point!("send.offline.after");
         let Driver { links: [readings, events, out], storage, .. } = self;
         drop((readings, events));
         out.session.close().await;

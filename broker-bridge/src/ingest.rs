@@ -13,6 +13,7 @@
 mod parse;
 mod work;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{DeviceId, State, SyncAcks, Topic};
 
 use crate::engine::Engine;
@@ -123,7 +124,9 @@ fn transact<S: Store>(
         round.run(which.iter().map(|&at| &work[at]))?;
         round.finish()?
     };
+    point!("ingest.before_commit");
     txn.commit()?;
+    point!("ingest.after_commit");
     Ok(outcome)
 }
 

@@ -13,6 +13,7 @@ pub mod config;
 pub mod coverage;
 mod driver;
 pub mod engine;
+pub mod fail_points;
 pub mod ingest;
 mod run;
 pub mod store;

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 mod driver;
 pub mod engine;
+pub mod fail_points;
 mod intake;
 mod live;
 pub mod outbox;

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{Clock, DeviceId, Epoch, Seq, StoreId, Stream, StreamKey};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -194,10 +195,12 @@ impl Outbox {
     /// Gives a base to epochs that ended without one: of this boot as soon as the time is
     /// known, of an earlier boot the wall clock as it stood, marked `unsynced`.
     fn settle_clocks(&mut self, now: Now) -> rusqlite::Result<()> {
+        point!("outbox.settle_clocks.before_commit");
         self.conn.execute(
             "UPDATE epoch SET base = wall_ms, clock = 'unsynced' WHERE base IS NULL AND boot <> ?1",
             [&self.boot_id],
         )?;
+        point!("outbox.settle_clocks.after_commit");
         if now.synchronised {
             self.fix_bases(now.skew_ms(), Clock::Ntp)?;
         }
@@ -207,10 +210,12 @@ impl Outbox {
     /// Fixes base and clock of every epoch of this boot that has none yet, for ever:
     /// `skew_ms` is Unix time minus boot time.
     pub fn fix_bases(&mut self, skew_ms: i64, clock: Clock) -> rusqlite::Result<()> {
+        point!("outbox.fix_bases.before_commit");
         let fixed = self.conn.execute(
             "UPDATE epoch SET base = start_ms + ?1, clock = ?2 WHERE base IS NULL AND boot = ?3",
             rusqlite::params![skew_ms, clock.as_str(), self.boot_id],
         )?;
+        point!("outbox.fix_bases.after_commit");
         if self.current.base.is_none() {
             self.current.base = Some((skew_ms + self.current.start.boot_ms, clock));
         }
@@ -312,7 +317,9 @@ impl Outbox {
     fn save_acked(&mut self) -> rusqlite::Result<()> {
         let transaction = self.conn.unchecked_transaction()?;
         let saved = seal::save_streams(&transaction, &self.streams)?;
+        point!("outbox.save_acked.before_commit");
         transaction.commit()?;
+        point!("outbox.save_acked.after_commit");
         for (at, values) in saved {
             self.streams.get_mut(&at).expect("saved from this map").saved = values;
         }
@@ -346,8 +353,10 @@ impl Outbox {
 
     /// Trusts a storage from now on.
     pub fn pin_store(&mut self, store: StoreId) -> rusqlite::Result<()> {
+        point!("outbox.pin_store.before_commit");
         self.conn
             .execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1)", [store.0])?;
+        point!("outbox.pin_store.after_commit");
         Ok(())
     }
 
@@ -362,7 +371,10 @@ impl Outbox {
     /// Writes `acked` down and folds the log into the file. At an orderly end.
     pub fn close(mut self) -> rusqlite::Result<()> {
         self.save_acked()?;
-        self.conn.close().map_err(|(_, error)| error)
+        point!("outbox.close.before_fold");
+        self.conn.close().map_err(|(_, error)| error)?;
+        point!("outbox.close.after_fold");
+        Ok(())
     }
 
     /// Whether the path still leads to the file that is open: somebody may have deleted or

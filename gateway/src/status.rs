@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{DeviceStatus, Epoch, StoreId};
 use serde::{Deserialize, Serialize};
 
@@ -127,8 +128,12 @@ impl Report {
         let mut name = path.as_os_str().to_owned();
         name.push(".new");
         let new = PathBuf::from(name);
+        point!("status.before_write");
         std::fs::write(&new, text)?;
-        std::fs::rename(&new, path)
+        point!("status.before_rename");
+        std::fs::rename(&new, path)?;
+        point!("status.after_rename");
+        Ok(())
     }
 }
 

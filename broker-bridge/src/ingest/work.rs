@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{
     Ack, DeviceId, Hello, SYNC_ACKS_MAX, State, StateStream, StreamKey, SyncAcks, VERSION,
     VERSIONS_READ,
@@ -169,6 +170,7 @@ impl<'a, T: Txn> Round<'a, T> {
         }
         if locked.row != before {
             self.txn.save_stream(locked.stream, &locked.row)?;
+            point!("ingest.stream_saved");
         }
         if let Some(draft) = draft {
             let ack = self.engine.sync_ack(key, &locked.row, draft);
@@ -221,6 +223,7 @@ impl<'a, T: Txn> Round<'a, T> {
             reason: &poison.0,
             received: self.now,
         })?;
+        point!("ingest.dead_letter_inserted");
         self.alarm("poison", &envelope.dev, format!("a batch became a dead letter: {poison}"));
         Ok(true)
     }
@@ -266,10 +269,12 @@ impl<'a, T: Txn> Round<'a, T> {
                     readings,
                     runs,
                 })?;
+                point!("ingest.readings_inserted");
                 self.outcome.readings += runs.iter().map(|(lo, hi)| hi - lo + 1).sum::<u64>();
             }
             Content::Event(event) => {
                 self.txn.insert_event(epoch, envelope.first, base + event.t, event)?;
+                point!("ingest.event_inserted");
             }
         }
         Ok(Ok(()))
@@ -286,6 +291,7 @@ impl<'a, T: Txn> Round<'a, T> {
             self.txn.supersede_others(at, epoch)?;
             self.txn.stage_page(epoch, hello.page, &hello.streams)?;
             self.txn.save_hello(epoch, &row)?;
+            point!("ingest.hello_saved");
             if complete {
                 let all = self.txn.staged(epoch)?;
                 let named: BTreeMap<StreamKey, Claim> = all

@@ -21,6 +21,7 @@ pub use txn::SqliteTxn;
 
 use std::path::Path;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{Gen, StoreId};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
@@ -58,9 +59,11 @@ impl SqliteStore {
         let random =
             clock::random_id().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let generation = Gen(random);
+        point!("store.restored.before_commit");
         self.db
             .execute("UPDATE store SET gen = ?1, changed = ?2", (&generation.0[..], now))
             .map_err(store_error)?;
+        point!("store.restored.after_commit");
         self.identity()
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fieldpost_fail_point::point;
 use fieldpost_mqtt::Qos;
 use fieldpost_protocol::{Severity, Topic};
 
@@ -121,7 +122,9 @@ impl Driver {
         let report = self.build_report();
         let time = self.unix_ms(clock::boottime_ms());
         let message = report.message(time).to_json();
+        point!("send.status.before");
         self.publish(Topic::Status(self.device.clone()), message, Qos::AtLeastOnce, true);
+        point!("send.status.after");
         let Some(path) = &self.config.status.file else { return Ok(()) };
         match report.write(path) {
             Ok(()) => self.status_file_failed = false,

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use fieldpost_fail_point::point;
 use fieldpost_mqtt::{Message, PublishError, Qos, Token};
-use fieldpost_protocol::{DeviceStatus, Envelope, Live, Seq, StreamKey, Topic, VERSION};
+use fieldpost_protocol::{DeviceStatus, Envelope, Live, Seq, Stream, StreamKey, Topic, VERSION};
 
 use super::Driver;
 use crate::clock;
@@ -18,7 +19,9 @@ impl Driver {
             match send {
                 Send::Hello(page) => {
                     let topic = Topic::Hello(self.device.clone());
+                    point!("send.hello.before");
                     self.publish(topic, page.encode(), Qos::AtLeastOnce, false);
+                    point!("send.hello.after");
                 }
                 Send::Batch { key, from, rows_max } => self.send_batch(key, from, rows_max).await?,
             }
@@ -64,7 +67,15 @@ impl Driver {
         let topic = Topic::batch(&self.device, key.stream, batch.command_ack);
         // What the connection did not take counts as sent all the same: the resend timer
         // is the one way in which anything is sent again.
+        match key.stream {
+            Stream::Readings => point!("send.readings.before"),
+            Stream::Events => point!("send.event.before"),
+        }
         self.publish(topic, payload, Qos::AtLeastOnce, false);
+        match key.stream {
+            Stream::Readings => point!("send.readings.after"),
+            Stream::Events => point!("send.event.after"),
+        }
         self.engine.handle_sent(clock::boottime(), key, batch.first, batch.n, bytes);
         Ok(())
     }
@@ -84,7 +95,9 @@ impl Driver {
     /// What the numbers mean, retained: once per connection.
     pub(super) fn publish_meta(&mut self) {
         let payload = self.config.meta.to_json();
+        point!("send.meta.before");
         self.publish(Topic::Meta(self.device.clone()), payload, Qos::AtLeastOnce, true);
+        point!("send.meta.after");
     }
 
     /// The newest values of each source that has any.
@@ -96,12 +109,14 @@ impl Driver {
         self.last_live = Some(now);
         for (source, boot_ms, values) in self.live.take() {
             let live = Live { time: self.unix_ms(boot_ms), values };
+            point!("send.live.before");
             self.publish(
                 Topic::Live(self.device.clone(), source.to_string()),
                 live.to_json(),
                 Qos::AtMostOnce,
                 false,
             );
+            point!("send.live.after");
         }
     }
 
@@ -115,6 +130,8 @@ impl Driver {
     /// An orderly end: the last will would say the same, a minute later.
     pub(super) fn publish_offline(&mut self) {
         let payload = DeviceStatus::default().to_json();
+        point!("send.offline.before");
         self.publish(Topic::Status(self.device.clone()), payload, Qos::AtLeastOnce, true);
+        point!("send.offline.after");
     }
 }

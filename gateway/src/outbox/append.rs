@@ -1,5 +1,6 @@
 //! Appending: one transaction gives sequence numbers and makes rows durable.
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{Clock, Event, EventKind, Reading, Seq, Stream};
 use rusqlite::{Transaction, params};
 
@@ -138,7 +139,9 @@ impl Outbox {
         outcome.appended.events = events.len();
         outcome.appended.refused_events = given - events.len();
         self.write(&transaction, readings, events, &mut outcome).map_err(AppendError::Failed)?;
+        point!("outbox.append.before_commit");
         transaction.commit().map_err(AppendError::InDoubt)?;
+        point!("outbox.append.after_commit");
         Ok(outcome)
     }
 
@@ -156,6 +159,7 @@ impl Outbox {
             Some(id) => id,
             None => {
                 insert_epoch(transaction, &self.current, &self.boot_id)?;
+                point!("outbox.append.epoch_inserted");
                 *outcome.epoch_id.insert(transaction.last_insert_rowid())
             }
         };
@@ -230,6 +234,7 @@ impl Outbox {
             let acked_only = self.settings.when_full == WhenFull::Refuse;
             match self.drop_oldest_segment(transaction, acked_only)? {
                 Some(dropped) => {
+                    point!("outbox.append.oldest_dropped");
                     outcome.appended.dropped += dropped;
                     outcome.reload = true;
                     outcome.appended.floors_moved = true;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
+use fieldpost_fail_point::point;
 use rustix::fs::{FlockOperation, flock};
 
 use super::OpenError;
@@ -31,9 +32,11 @@ impl Lock {
                 holder: holder.trim().to_owned(),
             });
         }
+        point!("lock.before_write");
         file.set_len(0).map_err(io)?;
         file.rewind().map_err(io)?;
         write!(file, "{}", std::process::id()).map_err(io)?;
+        point!("lock.after_write");
         Ok(Lock(file))
     }
 }

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{DeviceId, Epoch, Seq, Stream, StreamKey};
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
@@ -163,6 +164,7 @@ fn identify(path: &Path, conn: &Connection) -> Result<i64, OpenError> {
 pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     conn.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
+    point!("outbox.configure.before_wal");
     let mode: String =
         conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -173,6 +175,7 @@ pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
             Some(why),
         ));
     }
+    point!("outbox.configure.after_wal");
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "wal_autocheckpoint", 1000)?;
     conn.pragma_update(None, "cache_size", -1024)?;
@@ -187,10 +190,14 @@ fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
         .execute("INSERT INTO meta (key, value) VALUES ('device', ?1)", [device.as_str()])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    point!("outbox.create.before_commit");
     transaction.commit()?;
+    point!("outbox.create.after_commit");
     // Into the file itself: with only a log, whoever deletes the log has deleted everything,
     // and the rest looks like a new outbox.
-    conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))
+    conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))?;
+    point!("outbox.create.after_checkpoint");
+    Ok(())
 }
 
 /// Which file a path leads to: device and inode.
@@ -210,7 +217,9 @@ fn check_pages(path: &Path, conn: &Connection) -> Result<(), OpenError> {
             return Err(OpenError::Damaged { path: path.to_owned(), why: verdict });
         }
     }
+    point!("outbox.suspect.before_remove");
     let _ = std::fs::remove_file(suspect);
+    point!("outbox.suspect.after_remove");
     Ok(())
 }
 
@@ -265,20 +274,25 @@ pub(super) fn move_aside(path: &Path, wall_ms: i64) -> Result<PathBuf, OpenError
     let aside = beside(path, &format!(".damaged-{wall_ms}"));
     // The file last: SQLite deletes a -wal that it finds beside a new file, should we be
     // stopped in between.
+    point!("outbox.damaged.before_moves");
     for suffix in ["-wal", "-shm", ""] {
         let from = beside(path, suffix);
         if from.exists() {
             let to = beside(&aside, suffix);
             std::fs::rename(&from, to).map_err(|source| OpenError::Io { path: from, source })?;
+            point!("outbox.damaged.between_moves");
         }
     }
+    point!("outbox.damaged.after_moves");
     let _ = std::fs::remove_file(beside(path, ".suspect"));
     Ok(aside)
 }
 
 /// Leaves a note for the next start: check every page.
 pub(super) fn mark_suspect(path: &Path) {
+    point!("outbox.suspect.before_mark");
     let _ = std::fs::write(beside(path, ".suspect"), b"");
+    point!("outbox.suspect.after_mark");
 }
 
 /// The path with something behind its name.

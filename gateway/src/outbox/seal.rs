@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{BATCH_READINGS_MAX, Metrics, Reading, Seq, Stream, encode_runs};
 use rusqlite::{Connection, Transaction, params};
 
@@ -32,10 +33,12 @@ pub(super) fn seal_tail(
     for (n, body) in encode_runs(&readings) {
         let (run, after) = rest.split_at(n);
         insert_segment(transaction, epoch_id, first, run, &body)?;
+        point!("outbox.append.segment_inserted");
         first += n as Seq;
         rest = after;
     }
     transaction.prepare_cached("DELETE FROM tail WHERE epoch = ?1")?.execute([epoch_id])?;
+    point!("outbox.append.tail_deleted");
     Ok(readings.len())
 }
 
@@ -116,7 +119,9 @@ impl Outbox {
         for id in epochs {
             sealed += seal_tail(&transaction, id, 0, &[])?;
         }
+        point!("outbox.seal_old.before_commit");
         transaction.commit()?;
+        point!("outbox.seal_old.after_commit");
         self.old_tails = false;
         Ok(sealed)
     }

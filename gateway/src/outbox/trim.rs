@@ -1,5 +1,6 @@
 //! Letting go: by age, by size, for room; and the tombstone of what is gone wholly.
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{Seq, Stream};
 use rusqlite::{Transaction, params};
 
@@ -70,9 +71,12 @@ impl Outbox {
         for id in events {
             transaction.prepare_cached("DELETE FROM event WHERE id = ?1")?.execute([id])?;
         }
+        point!("outbox.trim.segments_deleted");
         seal::save_streams(&transaction, &self.streams)?;
         self.bury_empty_epochs(&transaction)?;
+        point!("outbox.trim.before_commit");
         transaction.commit()?;
+        point!("outbox.trim.after_commit");
         self.load_streams()?;
         Ok(trimmed)
     }
@@ -174,6 +178,7 @@ impl Outbox {
              WHERE epoch.id IN ({EMPTY}) AND stream.last > 0"
         );
         transaction.execute(&bury, params![self.current.id])?;
+        point!("outbox.trim.epochs_buried");
         transaction.execute(
             &format!("DELETE FROM stream WHERE epoch IN ({EMPTY})"),
             params![self.current.id],

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::Envelope;
 use rusqlite::{OptionalExtension, TransactionBehavior};
 
@@ -106,7 +107,9 @@ impl DeadLetters {
             }
         }
         txn.forget_dead_letter(id)?;
+        point!("letter.retry.before_commit");
         txn.commit()?;
+        point!("letter.retry.after_commit");
         Ok(rows(&letter.runs))
     }
 
@@ -120,7 +123,9 @@ impl DeadLetters {
         // Its rows stay covered: were they not, the gateway would send them again, for ever.
         let sql = "UPDATE dead_letter SET message = NULL, dropped = ?2 WHERE id = ?1";
         txn.execute(sql, (id, now)).map_err(store_error)?;
+        point!("letter.drop.before_commit");
         txn.commit().map_err(store_error)?;
+        point!("letter.drop.after_commit");
         Ok(rows(&letter.runs))
     }
 }

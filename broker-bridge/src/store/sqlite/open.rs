@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::{Gen, StoreId};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -80,7 +81,9 @@ pub(super) fn init(path: &Path, adopt: Option<StoreId>, now: i64) -> Result<Iden
     let identity = Identity { store, r#gen: Gen(random()?) };
     remove_left_over(&beside).map_err(|error| failed(error.to_string()))?;
     write_schema(&beside, identity, now).map_err(|error| failed(error.to_string()))?;
+    point!("store.init.before_rename");
     std::fs::rename(&beside, path).map_err(|error| failed(error.to_string()))?;
+    point!("store.init.after_rename");
     sync_directory(path).map_err(|error| failed(error.to_string()))?;
     // Switches the file to WAL.
     read_write(path)?;
@@ -98,7 +101,10 @@ fn write_schema(path: &Path, identity: Identity, now: i64) -> rusqlite::Result<(
         "INSERT INTO store (one, id, gen, created, changed) VALUES (1, ?1, ?2, ?3, ?3)",
         (&identity.store.0[..], &identity.r#gen.0[..], now),
     )?;
-    txn.commit()
+    point!("store.init.before_commit");
+    txn.commit()?;
+    point!("store.init.after_commit");
+    Ok(())
 }
 
 fn remove_left_over(path: &Path) -> std::io::Result<()> {
@@ -161,7 +167,9 @@ pub(super) fn read_write(path: &Path) -> Result<(Connection, FileId), OpenError>
     if db.is_readonly("main").map_err(failed)? {
         return Err(OpenError::Io { path: path.to_owned(), why: "it is read-only".into() });
     }
+    point!("store.open.before_wal");
     db.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    point!("store.open.after_wal");
     // NORMAL loses commits on a power cut, and a sync ack has then lied.
     db.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
