@@ -11,6 +11,8 @@
 //! - It drops in silence at its bounds (see [`bounds`]), although it has sent the PUBACK.
 //! - Over TLS one idle TCP connection blocks its accept loop: every later client waits until that
 //!   one goes. An unusual client id (with `+`, `$`, `#` or `/`) is cut off without an answer.
+//! - A client that is turned away twice, or dies while it connects, can make it begin anew: every
+//!   connection breaks, and what it held is gone.
 //! - A PUBACK out of order makes it throw the client out, and can lose a message.
 //!
 //! So it listens on loopback unless told otherwise. In production use mosquitto: configuration and

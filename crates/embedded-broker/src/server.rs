@@ -3,19 +3,25 @@
 //! The library can neither be stopped nor say where it listens. So the router is started by
 //! itself, and the listener runs on a thread with its own tokio runtime: dropping that runtime
 //! closes the listener and every connection. The port is looked for before.
+//!
+//! The library panics over a client that it has turned away before, and over one that died while
+//! it connected; a lock of its own then keeps every later client out. So a panic on this thread
+//! starts router and listener anew: clients see a broker that was restarted.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Once};
 use std::task::Poll;
 use std::thread::JoinHandle;
 
 use rumqttd::protocol::v4::V4;
 use rumqttd::{ConnectionSettings, LinkType, Router, RouterConfig, ServerSettings, TlsConfig};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{Error, bounds};
 
@@ -92,24 +98,62 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// The thread: listens until it is told to stop. `started` gets the outcome of bind.
+thread_local! {
+    /// On a broker's thread: who waits for the panic of one of its tasks.
+    static PANICKED: RefCell<Option<Arc<Notify>>> = const { RefCell::new(None) };
+}
+
+/// Wakes when a task panics on this thread from now on. The hook is the process's, but minds no
+/// other thread, and calls the one before it.
+fn panics_of_this_thread() -> Arc<Notify> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            before(info);
+            let _ = PANICKED.try_with(|panicked| {
+                if let Some(panicked) =
+                    panicked.try_borrow().ok().as_deref().and_then(Option::as_ref)
+                {
+                    panicked.notify_one();
+                }
+            });
+        }));
+    });
+    let panicked = Arc::new(Notify::new());
+    PANICKED.set(Some(panicked.clone()));
+    panicked
+}
+
+/// The thread: listens until it is told to stop. `started` gets the outcome of the first bind.
 fn run(
     settings: ServerSettings,
     started: &SyncSender<io::Result<()>>,
-    stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<()>,
 ) {
+    let panicked = panics_of_this_thread();
+    while run_once(settings.clone(), started, &mut stopped, &panicked) {}
+}
+
+/// Until it is told to stop, or has to begin anew: then true.
+fn run_once(
+    settings: ServerSettings,
+    started: &SyncSender<io::Result<()>>,
+    stopped: &mut oneshot::Receiver<()>,
+    panicked: &Arc<Notify>,
+) -> bool {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = started.send(Err(error));
-            return;
+            return false;
         }
     };
     static RUNS: AtomicUsize = AtomicUsize::new(0);
     let router = Router::new(RUNS.fetch_add(1, Ordering::Relaxed), router_config()).spawn();
     let mut server = rumqttd::Server::new(settings, router, V4);
     runtime.spawn({
-        let started = started.clone();
+        let (started, again) = (started.clone(), panicked.clone());
         async move {
             let mut listening = pin!(server.start(LinkType::Remote));
             // It binds when it is polled first, and goes on for ever unless that fails.
@@ -120,13 +164,22 @@ fn run(
                     let _ = listening.await;
                 }
                 Poll::Ready(ended) => {
-                    let _ = started.send(Err(bind_error(ended)));
+                    if started.send(Err(bind_error(ended))).is_err() {
+                        // Not at the start: somebody has taken the port between two runs.
+                        tokio::time::sleep(bounds::ANSWER).await; // poll
+                        again.notify_one();
+                    }
                 }
             }
         }
     });
-    // An error: the handle is gone without a word, which means the same.
-    let _ = runtime.block_on(stopped);
+    runtime.block_on(async {
+        tokio::select! {
+            // An error: the handle is gone without a word, which means the same.
+            _ = stopped => false,
+            () = panicked.notified() => true,
+        }
+    })
 }
 
 fn bind_error(ended: Result<(), impl std::error::Error + 'static>) -> io::Error {

@@ -11,6 +11,7 @@ use fieldpost_mqtt::{
     Ca, ClientCertificate, Connection, DisconnectReason, Event, Message, Options, Qos, Session,
     Tls, Token,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
@@ -93,6 +94,26 @@ fn message(topic: &str, payload: Vec<u8>) -> Message {
         retain: false,
         token: Token(1),
     }
+}
+
+/// The library keeps a handle of whom it has turned away; the second time it panics over that, and
+/// would then take no connection ever again. A client that is killed while it connects is such a
+/// one, too.
+#[tokio::test]
+async fn a_client_that_is_turned_away_twice_does_not_keep_the_others_out() {
+    let broker = EmbeddedBroker::start(Config::loopback()).unwrap();
+    for _ in 0..5 {
+        let stream = tokio::net::TcpStream::connect(broker.local_addr()).await;
+        // It may be about to begin anew.
+        let Ok(mut stream) = stream else { continue };
+        // CONNECT of MQTT 3.1.1, clean session, keep-alive 60 s, client id "a+b".
+        let _ = stream.write_all(b"\x10\x0f\0\x04MQTT\x04\x02\0\x3c\0\x03a+b").await;
+        let mut answer = Vec::new();
+        // Cut off, in whatever way.
+        let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap();
+    }
+    let (_session, mut events) = connect(broker.local_addr(), "greenhouse-1", Tls::Off);
+    connected(&mut events).await;
 }
 
 #[tokio::test]
