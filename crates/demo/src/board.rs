@@ -14,7 +14,7 @@ use fieldpost_gateway::serial::crc16;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, QueueSelector, tcflush, tcgetattr, tcsetattr};
 use rustix::time::Timespec;
 
 use crate::ledger::{Ledger, Sent};
@@ -42,14 +42,14 @@ impl Board {
     pub fn start(link: &Path, rate: f64, ledger: Ledger) -> anyhow::Result<Board> {
         let (master, slave) = pseudo_terminal().context("opening a pseudo-terminal")?;
         let _ = std::fs::remove_file(link);
-        std::os::unix::fs::symlink(slave, link)
+        std::os::unix::fs::symlink(&slave, link)
             .with_context(|| format!("linking {}", link.display()))?;
         let (sending, plugged) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
         let thread = std::thread::Builder::new().name("board".to_owned()).spawn({
             let (sending, plugged) = (sending.clone(), plugged.clone());
             move || {
                 let mut terminal = File::from(master);
-                let result = send(&mut terminal, rate, &ledger, &sending);
+                let result = send(&mut terminal, rate, &ledger, &sending, &slave);
                 while plugged.load(Ordering::Relaxed) {
                     std::thread::park_timeout(WRITE_WAIT);
                 }
@@ -114,18 +114,26 @@ fn send(
     rate: f64,
     ledger: &Ledger,
     sending: &AtomicBool,
+    slave: &Path,
 ) -> std::io::Result<()> {
     let pace = Duration::from_secs_f64(1.0 / rate);
     let mut due = Instant::now();
-    let mut n = 0u64;
+    // A board that is plugged in again goes on where the last one was.
+    let mut n = ledger.len();
+    let mut was_open = false;
     write_line(terminal, "!boot fw=demo", sending)?;
     while sending.load(Ordering::Relaxed) {
         if !is_open(terminal)? {
-            // Nobody has the port open: what a board says then reaches nobody.
+            // Nobody has the port open: what a board says then reaches nobody, nor does what
+            // it has said before and nobody has read.
+            if std::mem::take(&mut was_open) {
+                forget_unread(slave)?;
+            }
             std::thread::park_timeout(OPEN_LOOK);
             due = Instant::now();
             continue;
         }
+        was_open = true;
         let wait = due.saturating_duration_since(Instant::now());
         if !wait.is_zero() {
             // A board's pace, not a wait for something; bounded so that a pause is seen soon.
@@ -139,6 +147,13 @@ fn send(
         write_line(terminal, &line.text(n), sending)?;
     }
     Ok(())
+}
+
+/// A closed port of a machine keeps nothing; a terminal would hand it to the next reader, who
+/// takes it for new.
+fn forget_unread(slave: &Path) -> std::io::Result<()> {
+    let slave = open(slave, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(tcflush(&slave, QueueSelector::IFlush)?)
 }
 
 /// Whether somebody has the slave open: else the master polls as hung up.

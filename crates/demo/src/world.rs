@@ -105,6 +105,8 @@ pub struct World {
     broker_address: SocketAddr,
     /// Not with an external broker.
     relay: Option<Relay>,
+    /// For the programs, from their next start on: (program, variable, value).
+    pub environment: Vec<(&'static str, &'static str, String)>,
     /// The running gateway.
     pub gateway: Option<Process>,
     /// The running bridge.
@@ -134,8 +136,9 @@ impl World {
                 (Some(broker), address, Some(Relay::start(address)?))
             }
         };
-        let (gateway, bridge) = (None, None);
-        let world = World { dir, settings, broker, broker_address, relay, gateway, bridge };
+        let (gateway, bridge, environment) = (None, None, Vec::new());
+        let world =
+            World { dir, settings, broker, broker_address, relay, environment, gateway, bridge };
         world.write_gateway_config()?;
         world.write_bridge_config()?;
         if !world.storage().exists() {
@@ -351,6 +354,8 @@ impl World {
         if let Ok(level) = std::env::var("FIELDPOST_LOG") {
             command.env("FIELDPOST_LOG", level);
         }
+        let ours = self.environment.iter().filter(|(program, ..)| *program == name);
+        command.envs(ours.map(|(_, variable, value)| (variable, value)));
         command.arg("--config").arg(self.dir.join(format!("{name}.toml")));
         command
     }
