@@ -78,12 +78,14 @@ pub fn version_of(bytes: &[u8]) -> Option<u64> {
 
 /// Refuses a version that we do not read, before anything else of the payload is looked at.
 pub(crate) fn check_version(what: &'static str, bytes: &[u8]) -> Result<(), DecodeError> {
-    match version_of(bytes) {
-        Some(found) if !crate::VERSIONS_READ.contains(&found) => {
-            Err(DecodeError::Version { what, found })
-        }
-        _ => Ok(()),
-    }
+    version_of(bytes).map_or(Ok(()), |found| read_version(what, found))
+}
+
+/// Refuses it again once the payload is decoded: what [`version_of`] could not read for another
+/// key's sake, such as one nested too deep, must not pass as ours.
+pub(crate) fn read_version(what: &'static str, found: u64) -> Result<(), DecodeError> {
+    let known = crate::VERSIONS_READ.contains(&found);
+    if known { Ok(()) } else { Err(DecodeError::Version { what, found }) }
 }
 
 /// Bytes as a CBOR byte string, where serde would make an array of a `Vec<u8>`.

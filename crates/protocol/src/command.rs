@@ -56,9 +56,7 @@ impl Command {
             cbor::check_version(what, bytes)?;
             cbor::decode(what, bytes)?
         };
-        if !crate::VERSIONS_READ.contains(&command.v) {
-            return Err(DecodeError::Version { what, found: command.v });
-        }
+        cbor::read_version(what, command.v)?;
         if command.args.len() > COMMAND_ARGS_MAX {
             let (found, max) = (command.args.len(), COMMAND_ARGS_MAX);
             return Err(DecodeError::TooBig { what, found, unit: "arguments", max });

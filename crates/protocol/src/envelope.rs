@@ -113,6 +113,7 @@ impl Envelope {
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         cbor::check_version("batch", bytes)?;
         let envelope: Envelope = cbor::decode("batch", bytes)?;
+        cbor::read_version("batch", envelope.v)?;
         envelope.check()?;
         Ok(envelope)
     }
@@ -196,6 +197,19 @@ mod tests {
             "{error}"
         );
         assert!(error.to_string().contains("Update the program that is older"));
+    }
+
+    #[test]
+    fn a_version_is_not_hidden_by_a_number_in_a_dozen_tags() {
+        let mut newer = envelope();
+        newer.v = 2;
+        let mut bytes = cbor::encode(&newer);
+        let first = bytes.windows(6).position(|six| six == b"\x65first").unwrap() + 6;
+        // RFC 8949, 3.4.3: a tag; typed decoding skips any number of them.
+        bytes.splice(first..first, [0xC6; 12]);
+        let error = Envelope::decode(&bytes).unwrap_err();
+        let version = DecodeError::Version { what: "batch", found: 2 };
+        assert_eq!(error, EnvelopeError::Decode(version));
     }
 
     #[test]

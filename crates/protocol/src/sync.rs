@@ -119,6 +119,7 @@ impl Hello {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         cbor::check_version("hello", bytes)?;
         let hello: Hello = cbor::decode("hello", bytes)?;
+        cbor::read_version("hello", hello.v)?;
         bounded("hello", "streams", hello.streams.len(), HELLO_STREAMS_MAX)?;
         let pages_fit = hello.pages >= 1 && hello.pages <= HELLO_PAGES_MAX;
         if !pages_fit || hello.page < 1 || hello.page > hello.pages {
@@ -144,6 +145,7 @@ impl State {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         cbor::check_version("state", bytes)?;
         let state: State = cbor::decode("state", bytes)?;
+        cbor::read_version("state", state.v)?;
         bounded("state", "streams", state.streams.len(), HELLO_STREAMS_MAX)?;
         bounded("state", "versions", state.versions.len(), 16)?;
         Ok(state)
@@ -160,6 +162,7 @@ impl SyncAcks {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         cbor::check_version("sync acks", bytes)?;
         let acks: SyncAcks = cbor::decode("sync acks", bytes)?;
+        cbor::read_version("sync acks", acks.v)?;
         bounded("sync acks", "entries", acks.acks.len(), SYNC_ACKS_MAX)?;
         Ok(acks)
     }

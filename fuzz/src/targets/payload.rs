@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use fieldpost_protocol::{
     BATCH_READINGS_MAX, BODY_BYTES_DECODED_MAX, BODY_BYTES_MAX, BridgeStatus, Command,
     DeviceStatus, Envelope, Event, HELLO_STREAMS_MAX, Hello, Live, Meta, Metrics, SEQ_MAX,
-    SYNC_ACKS_MAX, State, SyncAcks, Topics, decode_readings, version_of,
+    SYNC_ACKS_MAX, State, SyncAcks, Topics, VERSIONS_READ, decode_readings, version_of,
 };
 
 use super::{through_json, travel};
@@ -15,6 +15,7 @@ pub(crate) fn envelope(bytes: &[u8]) {
     version_of(bytes);
     let Ok(envelope) = Envelope::decode(bytes) else { return };
     let Envelope { first, n, floor, last, .. } = envelope;
+    assert!(VERSIONS_READ.contains(&envelope.v));
     assert!(1 <= n && n <= BATCH_READINGS_MAX as u64 && envelope.body.len() <= BODY_BYTES_MAX);
     assert!(1 <= first && first <= envelope.end() && envelope.end() <= last && last <= SEQ_MAX);
     assert!(1 <= floor && floor <= last + 1);
@@ -56,18 +57,21 @@ pub(crate) fn event(body: &[u8]) {
 
 pub(crate) fn hello(bytes: &[u8]) {
     let Ok(hello) = Hello::decode(bytes) else { return };
+    assert!(VERSIONS_READ.contains(&hello.v));
     assert!(hello.streams.len() <= HELLO_STREAMS_MAX && hello.page <= hello.pages);
     again(&hello, Hello::decode(&hello.encode()));
 }
 
 pub(crate) fn state(bytes: &[u8]) {
     let Ok(state) = State::decode(bytes) else { return };
+    assert!(VERSIONS_READ.contains(&state.v));
     assert!(state.streams.len() <= HELLO_STREAMS_MAX);
     again(&state, State::decode(&state.encode()));
 }
 
 pub(crate) fn sync_acks(bytes: &[u8]) {
     let Ok(acks) = SyncAcks::decode(bytes) else { return };
+    assert!(VERSIONS_READ.contains(&acks.v));
     assert!(acks.acks.len() <= SYNC_ACKS_MAX);
     again(&acks, SyncAcks::decode(&acks.encode()));
 }
