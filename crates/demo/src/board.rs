@@ -95,7 +95,10 @@ impl Drop for Board {
 
 /// The master, non-blocking, and the slave's path. The slave is raw before anybody reads:
 /// the line discipline would echo our own lines back to us.
-fn pseudo_terminal() -> std::io::Result<(OwnedFd, PathBuf)> {
+///
+/// # Errors
+/// Where the machine gives no pseudo-terminal.
+pub fn pseudo_terminal() -> std::io::Result<(OwnedFd, PathBuf)> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;
@@ -157,7 +160,10 @@ fn forget_unread(slave: &Path) -> std::io::Result<()> {
 }
 
 /// Whether somebody has the slave open: else the master polls as hung up.
-fn is_open(terminal: &File) -> std::io::Result<bool> {
+///
+/// # Errors
+/// What the system says.
+pub fn is_open(terminal: &File) -> std::io::Result<bool> {
     let mut fds = [PollFd::new(terminal, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
     Ok(!fds[0].revents().contains(PollFlags::HUP))
