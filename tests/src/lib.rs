@@ -7,4 +7,5 @@ pub mod netns;
 pub mod proxy;
 pub mod rig;
 pub mod series;
+pub mod soak;
 pub mod wired;

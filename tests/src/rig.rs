@@ -171,6 +171,13 @@ impl Rig {
     }
 }
 
+impl Rig {
+    /// Ends everything, and keeps the folder.
+    pub fn keep(mut self) -> std::path::PathBuf {
+        self.dir.take().map_or_else(Default::default, tempfile::TempDir::keep)
+    }
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
         if (std::thread::panicking() || std::env::var_os("KEEP").is_some())
