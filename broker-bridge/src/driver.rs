@@ -9,7 +9,8 @@
 //!
 //! Three connections, so that alerts never queue behind a backlog of readings, and answers
 //! behind neither. Losing one drops them all: the last will on `-out` says so to every
-//! gateway, and `online` is said again only when all three are subscribed.
+//! gateway, and `online` is said again only when all three are subscribed. While storage takes
+//! nothing it is not said either: the gateways then send again as soon as it is.
 #![allow(clippy::disallowed_methods, reason = "a driver: it reads the clock for the engine")]
 
 mod alarms;
@@ -118,6 +119,8 @@ pub(crate) struct Driver {
     /// What the retained status says while the bridge is online.
     status: BridgeStatus,
     online: bool,
+    /// Since when storage has taken nothing of what it was given.
+    failing_since: Option<Instant>,
     held: BTreeMap<JobId, Held>,
     /// [`COMMIT_WITHIN`], but for tests.
     commit_within: Duration,
@@ -145,6 +148,7 @@ impl Driver {
             storage,
             status,
             online: false,
+            failing_since: None,
             held: BTreeMap::new(),
             commit_within,
             last_job: 0,
@@ -180,6 +184,7 @@ impl Driver {
                 },
                 _ = ticks.tick() => {
                     self.forget_late();
+                    self.withdraw();
                     self.announce();
                 }
             }
@@ -263,6 +268,17 @@ impl Driver {
         let Report { settled, ingested } = report;
         for alarm in &ingested.alarms {
             self.alarms.say(alarm.kind, &alarm.about, &alarm.message);
+        }
+        match &ingested.error {
+            // What storage refuses for good says nothing about storage.
+            Some(StoreError::Refused(_)) | None => {}
+            Some(_) => {
+                self.failing_since.get_or_insert_with(Instant::now);
+            }
+        }
+        // It comes with each commit.
+        if ingested.identity.is_some() {
+            self.failing_since = None;
         }
         match &ingested.error {
             Some(error @ StoreError::Damaged(_)) => {
@@ -355,9 +371,33 @@ impl Driver {
         }
     }
 
-    /// Says `online`, once every connection is subscribed.
+    fn is_storage_failing(&self) -> bool {
+        self.failing_since.is_some_and(|since| since.elapsed() >= self.commit_within)
+    }
+
+    /// Says `offline` while storage takes nothing. Whatever is committed next brings `online` back,
+    /// and with it the gateways, however long they meant to wait.
+    fn withdraw(&mut self) {
+        if !self.online || !self.is_storage_failing() {
+            return;
+        }
+        let topic = Topic::BridgeStatus(self.name.clone());
+        match self.publish(&topic, self.status.to_json(), true) {
+            Sent::Taken => {
+                tracing::warn!("offline: storage takes nothing");
+                self.online = false;
+            }
+            Sent::NotNow => {}
+            Sent::Never(error) => tracing::error!("the status cannot be published: {error}"),
+        }
+    }
+
+    /// Says `online`, once every connection is subscribed and storage takes what it is given.
     fn announce(&mut self) {
-        if self.online || self.links.iter().any(|link| link.connection.is_none()) {
+        if self.online
+            || self.is_storage_failing()
+            || self.links.iter().any(|link| link.connection.is_none())
+        {
             return;
         }
         let status =
