@@ -1,1 +1,228 @@
-//! The storage under the bridge: locked, read-only, full, gone, restored from a backup.
+//! The bridge's storage: locked, read-only, full, gone, restored from a backup.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use fieldpost_demo::judge::read_only;
+use fieldpost_tests::disk::{Disk, set_immutable};
+use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
+
+use crate::settings;
+
+const RATE: f64 = 100.0;
+/// Longer than the 10 s after which the bridge gives a message back.
+const LONG: Duration = Duration::from_secs(13);
+
+/// The storage's files, by their ends.
+const ENDS: [&str; 3] = ["", "-wal", "-shm"];
+
+fn file(base: &Path, end: &str) -> PathBuf {
+    PathBuf::from(format!("{}{end}", base.display()))
+}
+
+/// A rig whose storage lies on a small disk of its own.
+fn on_disk(size_mib: u32) -> anyhow::Result<(Rig, Disk)> {
+    let disk = Disk::new(size_mib)?;
+    let rig = Rig::new(settings())?;
+    for end in ENDS {
+        let from = file(&rig.world.storage(), end);
+        if from.exists() {
+            std::fs::copy(&from, file(&disk.path().join("bridge.db"), end))?;
+            std::fs::remove_file(from)?;
+        }
+    }
+    std::os::unix::fs::symlink(disk.path().join("bridge.db"), rig.world.storage())?;
+    Ok((rig, disk))
+}
+
+/// Storage's own books: of all readings that were ever claimed each is stored, in a dead letter,
+/// waiting or missing.
+fn books_add_up(rig: &Rig) -> anyhow::Result<()> {
+    let mut conn = read_only(&rig.world.storage())?;
+    let snapshot = conn.transaction()?;
+    let sum = |sql: &str| snapshot.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let of = |what: &str, table: &str| {
+        sum(&format!("SELECT coalesce(sum({what}), 0) FROM {table} WHERE stream = 'readings'"))
+    };
+    let claimed = of("claimed", "stream")?;
+    let stored = sum("SELECT count(*) FROM reading")?;
+    let letters = sum("SELECT coalesce(sum((run.value ->> 1) - (run.value ->> 0) + 1), 0)
+         FROM dead_letter, json_each(seqs) run")?;
+    let (waiting, missing) = (of("n", "waiting")?, of("n", "missing")?);
+    ensure!(
+        claimed == stored + letters + waiting + missing,
+        "claimed {claimed}, stored {stored}, dead letters {letters}, waiting {waiting}, missing {missing}"
+    );
+    Ok(())
+}
+
+/// The end of each test: all is back, and the books add up.
+fn settle(rig: &mut Rig) -> anyhow::Result<()> {
+    books_add_up(rig)?;
+    rig.settle()?;
+    books_add_up(rig)
+}
+
+/// What the bridge's retained status says.
+fn says_online(rig: &Rig) -> anyhow::Result<bool> {
+    let certs = rig.world.dir().join("certs");
+    let output = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &rig.world.broker_address().port().to_string()])
+        .arg("--cafile")
+        .arg(certs.join("ca.pem"))
+        .arg("--cert")
+        .arg(certs.join("operator.pem"))
+        .arg("--key")
+        .arg(certs.join("operator.key"))
+        .args(["-i", "operator", "-t", "bridge/bridge/status", "-C", "1", "-W", "20"])
+        .output()
+        .context("running mosquitto_sub; it is in Debian's package mosquitto-clients")?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    status["online"].as_bool().context("a status says whether the bridge is online")
+}
+
+/// While storage cannot be used, the bridge says so, and that it is not online; lines go on.
+fn outage(rig: &Rig, said: &str) -> anyhow::Result<()> {
+    rig.wait_said("bridge", said, 1)?;
+    rig.wait_sent(rig.ledger.len() + 200)?;
+    wait_until("a status that says offline", SOON, || Ok(!says_online(rig)?))
+}
+
+#[test]
+fn a_storage_that_another_program_locks_is_waited_for() -> anyhow::Result<()> {
+    let (mut rig, _mosquitto) = Rig::on_mosquitto(settings())?;
+    rig.run(RATE)?;
+    let locker = rusqlite::Connection::open(rig.world.storage())?;
+    locker.execute_batch("BEGIN IMMEDIATE")?;
+    pass(LONG);
+    outage(&rig, "database is locked")?;
+    rig.wait_said("bridge", "commit_late", 1)?;
+    locker.execute_batch("COMMIT")?;
+    drop(locker);
+    settle(&mut rig)?;
+    wait_until("a status that says online", SOON, || says_online(&rig))
+}
+
+#[test]
+fn a_storage_that_becomes_read_only_is_waited_for_and_refused_at_the_start() -> anyhow::Result<()> {
+    let (mut rig, mut disk) = on_disk(32)?;
+    rig.run(RATE)?;
+    let files = ENDS.map(|end| file(&disk.path().join("bridge.db"), end));
+    let files = [files[0].as_path(), files[1].as_path(), files[2].as_path()];
+    set_immutable(&files, true)?;
+    let said = rig.wait_said("bridge", "WARN storage: the storage cannot be used now", 1);
+    let sent = rig.wait_sent(rig.ledger.len() + 200);
+    set_immutable(&files, false)?;
+    said.and(sent)?;
+    rig.wait_stored(rig.ledger.len())?;
+
+    // What ext4 does to a card that fails: no write comes through until it is mounted anew.
+    let stored = rig.ledger.len();
+    disk.abort()?;
+    rig.wait_sent(stored + 200)?;
+    wait_until("a status that says offline", SOON, || Ok(!says_online(&rig)?))?;
+    rig.world.bridge.take().context("it runs")?.kill()?;
+    let refused = rig.world.run_bridge(&["run"]).expect_err("read-only").to_string();
+    println!("{refused}");
+    assert!(refused.contains("cannot be opened"), "{refused}");
+    disk.restart()?;
+    rig.world.start_bridge()?;
+    settle(&mut rig)
+}
+
+#[test]
+fn a_storage_whose_disk_is_full_is_waited_for() -> anyhow::Result<()> {
+    let (mut rig, disk) = on_disk(16)?;
+    rig.run(RATE)?;
+    let filler = disk.path().join("filler");
+    let mut file = File::create(&filler)?;
+    let piece = vec![0; 4_096];
+    while file.write_all(&piece).is_ok() {}
+    drop(file);
+    rig.wait_said("bridge", "disk is full", 1)?;
+    rig.wait_sent(rig.ledger.len() + 200)?;
+    books_add_up(&rig)?;
+    std::fs::remove_file(filler)?;
+    settle(&mut rig)
+}
+
+#[test]
+fn a_storage_that_was_moved_away_and_back_goes_on_by_itself() -> anyhow::Result<()> {
+    let (mut rig, _mosquitto) = Rig::on_mosquitto(settings())?;
+    rig.run(RATE)?;
+    let storage = rig.world.storage();
+    let away = rig.world.dir().join("away.db");
+    for end in ENDS {
+        std::fs::rename(file(&storage, end), file(&away, end))?;
+    }
+    outage(&rig, "is not the file that was opened")?;
+    for end in ENDS {
+        std::fs::rename(file(&away, end), file(&storage, end))?;
+    }
+    settle(&mut rig)?;
+    wait_until("a status that says online", SOON, || says_online(&rig))
+}
+
+/// The store id in what a command printed.
+fn store_id(text: &str) -> anyhow::Result<String> {
+    let hex = |word: &&str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let found = text.split(|c: char| !c.is_ascii_alphanumeric()).find(hex);
+    found.map(str::to_owned).with_context(|| format!("no store id in {text:?}"))
+}
+
+#[test]
+fn a_deleted_storage_is_made_anew_under_its_id_and_gets_everything_again() -> anyhow::Result<()> {
+    let (mut rig, _mosquitto) = Rig::on_mosquitto(settings())?;
+    rig.run(RATE)?;
+    let id = store_id(&rig.world.run_bridge(&["status", "--json"])?)?;
+    for end in ENDS {
+        std::fs::remove_file(file(&rig.world.storage(), end))?;
+    }
+    outage(&rig, "is not the file that was opened")?;
+    rig.world.stop_bridge()?;
+    let refused = rig.world.run_bridge(&["run"]).expect_err("there is none").to_string();
+    assert!(refused.contains("there is no storage"), "{refused}");
+    rig.world.run_bridge(&["init", "--adopt", &id])?;
+    rig.world.start_bridge()?;
+    settle(&mut rig)
+}
+
+/// Stores, takes a backup, stores more, and puts the backup back in the bridge's absence.
+fn restored(announced: bool) -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    let (storage, backup) = (rig.world.storage(), rig.world.dir().join("backup.db"));
+    let taken = Command::new("sqlite3")
+        .arg(&storage)
+        .arg(format!(".backup '{}'", backup.display()))
+        .output()
+        .context("running sqlite3; it is in Debian's package sqlite3")?;
+    ensure!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    rig.wait_stored(rig.ledger.len() + 300)?;
+    rig.world.stop_bridge()?;
+    for end in ENDS {
+        let _ = std::fs::remove_file(file(&storage, end));
+    }
+    std::fs::copy(&backup, &storage)?;
+    if announced {
+        let said = rig.world.run_bridge(&["restored"])?;
+        assert!(said.contains("announced"), "{said}");
+    }
+    rig.world.start_bridge()?;
+    settle(&mut rig)
+}
+
+#[test]
+fn a_storage_that_was_restored_from_a_backup_gets_back_what_the_backup_lacks() -> anyhow::Result<()>
+{
+    restored(true)
+}
+
+#[test]
+fn a_restored_storage_that_nobody_announced_gets_back_what_it_lacks() -> anyhow::Result<()> {
+    restored(false)
+}
