@@ -140,7 +140,7 @@ impl Outbox {
         outcome.appended.refused_events = given - events.len();
         self.write(&transaction, readings, events, &mut outcome).map_err(AppendError::Failed)?;
         point!("outbox.append.before_commit");
-        transaction.commit().map_err(AppendError::InDoubt)?;
+        transaction.commit().map_err(uncommitted)?;
         point!("outbox.append.after_commit");
         Ok(outcome)
     }
@@ -275,6 +275,17 @@ impl Outbox {
             tracing::error!(%error, "the outbox cannot be read after making room");
         }
         appended
+    }
+}
+
+/// What a COMMIT that failed may have left behind. It says FULL only while it writes frames to
+/// the log, before the last of them, which commits, is whole (a log that is not padded to
+/// sectors has none after it): surely not durable. A sync that finds no space is an IOERR.
+fn uncommitted(error: rusqlite::Error) -> AppendError {
+    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+        AppendError::Failed(error)
+    } else {
+        AppendError::InDoubt(error)
     }
 }
 
