@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use fieldpost_demo::judge::{OutboxWatch, read_only};
 use fieldpost_demo::world::DEVICE;
 use fieldpost_gateway::clock::Now;
-use fieldpost_gateway::outbox::{Outbox, Settings as OutboxSettings, WhenFull};
 use fieldpost_gateway::serial::Measured;
 use fieldpost_mqtt::{Ca, ClientCertificate, Event, Options, Session, Tls};
 use fieldpost_protocol::{DeviceStatus, Live};
+use fieldpost_tests::fill;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 use fieldpost_tests::series::series;
 
@@ -21,9 +21,9 @@ const BACKLOG: u64 = 1_000_000;
 const LIVE_AGE_MAX_MS: i64 = 10_000;
 
 /// Fills an outbox with the program's own code, a thousand readings to a commit.
-fn fill(path: &Path) -> anyhow::Result<()> {
+fn fill_backlog(path: &Path) -> anyhow::Result<()> {
     let now = Now::read();
-    let mut outbox = open(path, 1_000_000_000, now)?;
+    let mut outbox = fill::open(path, 1_000_000_000, now)?;
     let rows: Vec<Measured> = series("room", 1_000)
         .into_iter()
         .map(|reading| Measured {
@@ -43,7 +43,7 @@ fn fill(path: &Path) -> anyhow::Result<()> {
 fn a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_current()
 -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    fill(&rig.world.outbox())?;
+    fill_backlog(&rig.world.outbox())?;
     let bytes = std::fs::metadata(rig.world.outbox())?.len();
     println!("outbox: {:.2} bytes a reading on disk", bytes as f64 / BACKLOG as f64);
     // First without a bridge, so that the backlog surely stands while we look.
@@ -95,7 +95,7 @@ fn a_full_outbox_takes_readings_again_as_soon_as_storage_has_what_it_holds() -> 
     let mut small = settings();
     small.gateway.push(("outbox", "size_max = \"4MiB\"".to_owned()));
     let mut rig = Rig::new(small)?;
-    let filled = fill_up(&rig.world.outbox(), 4 << 20)?;
+    let filled = fill::until_full(&rig.world.outbox(), 4 << 20)?;
     rig.world.start_gateway()?;
     rig.plug(20.0)?;
     let status = rig.world.dir().join("status.json");
@@ -109,43 +109,6 @@ fn a_full_outbox_takes_readings_again_as_soon_as_storage_has_what_it_holds() -> 
     wait_until("acceptance", Duration::from_secs(40), || Ok(outbox.look()? > 20))?;
     println!("filled with {filled} readings, then drained and accepting again");
     Ok(())
-}
-
-/// Fills an outbox of so many bytes until it refuses, with what no column can compress.
-fn fill_up(path: &Path, size_bytes_max: u64) -> anyhow::Result<usize> {
-    let now = Now::read();
-    let mut outbox = open(path, size_bytes_max, now)?;
-    let mut rng = fastrand::Rng::with_seed(7);
-    let mut filled = 0;
-    loop {
-        let rows: Vec<Measured> = (0..100)
-            .map(|_| {
-                let metrics =
-                    (0..20).map(|i| (format!("m{i}").into(), rng.i64(..).into())).collect();
-                let metrics = fieldpost_protocol::Metrics::new(metrics).expect("different names");
-                Measured { source: "noise".into(), boot_ms: now.boot_ms, metrics }
-            })
-            .collect();
-        let appended = outbox.append(&rows, &[], now)?;
-        filled += appended.readings;
-        if appended.refused_full > 0 {
-            outbox.close()?;
-            return Ok(filled);
-        }
-    }
-}
-
-fn open(path: &Path, size_bytes_max: u64, now: Now) -> anyhow::Result<Outbox> {
-    let settings = OutboxSettings {
-        path: path.to_owned(),
-        device: DEVICE.parse()?,
-        retention_age_ms: 7 * 86_400_000,
-        retention_bytes: 64_000_000,
-        size_bytes_max,
-        when_full: WhenFull::Refuse,
-        recorder: false,
-    };
-    Ok(Outbox::open(settings, now)?.0)
 }
 
 /// Subscribes as the operator; returns how old a live value of the board is, once a status

@@ -41,7 +41,7 @@ fn cut_again_and_again(rate: f64, rounds: u32) -> anyhow::Result<()> {
     let mut chance = chance();
     let mut disk = Disk::new(48)?;
     let mut on_disk = settings();
-    on_disk.gateway_dir = Some(disk.path());
+    on_disk.outbox_dir = Some(disk.path());
     let mut rig = Rig::new(on_disk)?;
     rig.plug(rate)?;
     let (mut full_lost, mut normal_lost, mut normal_rows) = (0, 0, 0);
@@ -123,7 +123,7 @@ fn a_power_cut_while_an_outbox_is_being_made_leaves_one_that_works() -> anyhow::
     let mut chance = chance();
     let mut disk = Disk::new(16)?;
     let mut on_disk = settings();
-    on_disk.gateway_dir = Some(disk.path());
+    on_disk.outbox_dir = Some(disk.path());
     let mut rig = Rig::new(on_disk)?;
     rig.plug(100.0)?;
     for round in 1..=8 {

@@ -2,10 +2,12 @@
 //! are stated on.
 
 pub mod disk;
+pub mod fill;
 pub mod mosquitto;
 pub mod netns;
 pub mod proxy;
 pub mod rig;
 pub mod series;
 pub mod soak;
+pub mod strace;
 pub mod wired;

@@ -131,6 +131,27 @@ impl Rig {
         judge::accepted(&self.world.outbox())
     }
 
+    /// What the gateway's status file says, where there is one.
+    ///
+    /// # Errors
+    /// A status file that is none.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
+        let Ok(text) = std::fs::read_to_string(self.world.status()) else {
+            return Ok(serde_json::Value::Null);
+        };
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Whether storage has an alert in this state, `raised` or `cleared`.
+    ///
+    /// # Errors
+    /// A storage that cannot be read.
+    pub fn stored_alert(&self, alert: &str, state: &str) -> anyhow::Result<bool> {
+        let conn = judge::read_only(&self.world.storage())?;
+        let sql = "SELECT count(*) FROM alerts WHERE name = ?1 AND state = ?2";
+        Ok(conn.query_row(sql, [alert, state], |row| row.get::<_, i64>(0))? > 0)
+    }
+
     /// Waits until a line is accepted that is sent from now on: the gateway has its port open.
     ///
     /// # Errors

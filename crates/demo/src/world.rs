@@ -54,8 +54,8 @@ pub struct Settings {
     pub bridge: Vec<(&'static str, String)>,
     /// The gateway knows of a broker.
     pub broker: bool,
-    /// The folder of the gateway's outbox and status file; `None`: the world's.
-    pub gateway_dir: Option<PathBuf>,
+    /// The folder of the gateway's outbox; `None`: the world's.
+    pub outbox_dir: Option<PathBuf>,
     /// A broker that the caller runs, instead of the embedded one.
     pub external: Option<External>,
     /// In front of the gateway's command line: a program that executes it in its place.
@@ -85,7 +85,7 @@ impl Settings {
             broker: true,
             external: None,
             gateway_wrapper: Vec::new(),
-            gateway_dir: None,
+            outbox_dir: None,
         }
     }
 }
@@ -154,16 +154,12 @@ impl World {
 
     /// The gateway's outbox.
     pub fn outbox(&self) -> PathBuf {
-        self.gateway_dir().join("outbox.db")
+        self.settings.outbox_dir.as_ref().unwrap_or(&self.dir).join("outbox.db")
     }
 
     /// The gateway's status file.
     pub fn status(&self) -> PathBuf {
-        self.gateway_dir().join("status.json")
-    }
-
-    fn gateway_dir(&self) -> &Path {
-        self.settings.gateway_dir.as_deref().unwrap_or(&self.dir)
+        self.dir.join("status.json")
     }
 
     /// The bridge's storage.
