@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use fieldpost_demo::judge::{self, Found};
@@ -14,6 +15,9 @@ use super::{Cause, Step};
 
 /// Lines a second of the board.
 pub(super) const RATE: f64 = 200.0;
+
+/// How often it is looked what the outbox holds while a kill is waited for.
+const NOTE_EVERY: Duration = Duration::from_millis(150);
 
 /// See the module.
 pub(super) struct Crash {
@@ -79,11 +83,17 @@ impl Crash {
     /// Waits until the program has killed itself at `point`.
     pub(super) fn wait_killed(&mut self, program: &'static str, point: &str) -> anyhow::Result<()> {
         let seen = self.seen(program);
-        let world = &mut self.rig.world;
         let mut end = None;
+        let mut noted = Instant::now();
         // A trim comes a minute after the start.
         let ended = wait_until(&format!("the {program}'s end at {point}"), 3 * SOON, || {
-            end = world.ended()?;
+            // Also before the kill: what it takes back has been promised. A file that is
+            // damaged on purpose has nothing to say.
+            if noted.elapsed() >= NOTE_EVERY {
+                let _ = self.note(&format!("before {point}"));
+                noted = Instant::now();
+            }
+            end = self.rig.world.ended()?;
             Ok(end.is_some())
         });
         let seen = std::fs::read_to_string(seen).unwrap_or_default();
@@ -94,6 +104,7 @@ impl Crash {
             "{point}: the {name} ended with {status}"
         );
         ensure!(seen.lines().any(|name| name == point), "{point} was never reached");
+        let world = &mut self.rig.world;
         let process = if program == "gateway" { &mut world.gateway } else { &mut world.bridge };
         *process = None;
         self.disarm();
@@ -233,6 +244,10 @@ impl Crash {
         assert_eq!(found.wrong, Vec::<String>::new());
         assert_eq!((found.wrong_count, found.duplicates(), found.waiting), (0, 0, 0));
         assert_eq!(found.missing, missing);
+        let open = "SELECT count(*) FROM dead_letters WHERE state = 'open'";
+        let storage = judge::read_only(&self.rig.world.storage())?;
+        let open: i64 = storage.query_row(open, [], |row| row.get(0))?;
+        assert_eq!(open, 0, "dead letters");
         assert_eq!(self.lost(&found), []);
         assert!(stored >= accepted);
         Ok(())
