@@ -81,7 +81,9 @@ pub struct Engine {
     last_hello: Option<Duration>,
     /// Rows that fill no batch may leave from here on.
     flush_at: Duration,
-    last_progress: Duration,
+    /// When the streams of a kind got on last: an alert that storage takes, such as the one that
+    /// no readings get through, is no progress of readings.
+    last_progress: [Duration; 2],
     notices: VecDeque<Notice>,
     /// What was dropped since the start.
     pub dropped: Dropped,
@@ -127,7 +129,7 @@ impl Engine {
             hello_no: 0,
             last_hello: None,
             flush_at: Duration::ZERO,
-            last_progress: Duration::ZERO,
+            last_progress: [Duration::ZERO; 2],
             notices: VecDeque::new(),
             dropped: Dropped::default(),
         }
@@ -140,7 +142,7 @@ impl Engine {
         self.all_answered = false;
         self.mute = false;
         self.open = None;
-        self.last_progress = now;
+        self.last_progress = [now; 2];
         for flow in &mut self.flows {
             flow.reset();
         }
@@ -171,8 +173,8 @@ impl Engine {
 
     /// Rows were committed; the first of a stream makes it known.
     pub fn handle_appended(&mut self, now: Duration, key: StreamKey, last: Seq) {
-        if self.waiting() == 0 {
-            self.last_progress = now;
+        if self.waiting_of(key.stream) == 0 {
+            self.last_progress[key.stream as usize] = now;
         }
         match self.flows.iter_mut().find(|flow| flow.key == key) {
             Some(flow) => flow.last = flow.last.max(last),
@@ -249,7 +251,7 @@ impl Engine {
         for listed in &state.streams {
             if let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == listed.key) {
                 if flow.handle_state(now, listed.hi) {
-                    self.last_progress = now;
+                    self.last_progress[flow.key.stream as usize] = now;
                 }
                 confirmed.push((flow.key, flow.acked));
             }
@@ -299,7 +301,7 @@ impl Engine {
                     self.want_hello_for_ack(now);
                 }
             } else if flow.handle_sync_ack(now, ack.hi) {
-                self.last_progress = now;
+                self.last_progress[flow.key.stream as usize] = now;
             }
         }
     }
@@ -444,9 +446,16 @@ impl Engine {
         self.flows.iter().map(|flow| (flow.key, flow.acked)).collect()
     }
 
-    /// Since when rows wait without any progress.
+    fn waiting_of(&self, stream: Stream) -> u64 {
+        let flows = self.flows.iter().filter(|flow| flow.key.stream == stream);
+        flows.map(|flow| flow.last - flow.acked).sum()
+    }
+
+    /// Since when readings, or events, wait without any progress.
     pub fn no_progress_since(&self) -> Option<Duration> {
-        (self.waiting() > 0).then_some(self.last_progress)
+        let waiting = [Stream::Events, Stream::Readings].into_iter();
+        let waiting = waiting.filter(|stream| self.waiting_of(*stream) > 0);
+        waiting.map(|stream| self.last_progress[stream as usize]).min()
     }
 
     /// Streams whose first row goes alone and still gets no sync ack.

@@ -353,6 +353,27 @@ fn an_hour_without_a_reason_brings_a_hello() {
 }
 
 #[test]
+fn an_event_that_is_stored_is_no_progress_of_the_readings_that_wait() {
+    let mut bench = Bench::new(vec![]);
+    bench.connect(secs(0));
+    assert_eq!(bench.engine.no_progress_since(), None, "nothing waits");
+    bench.engine.handle_appended(secs(1), readings(9), 1);
+    bench.send_all(secs(1));
+    bench.engine.handle_appended(secs(60), events(9), 1);
+    bench.send_all(secs(60));
+    bench.sync_ack(secs(61), events(9), 1, 1);
+    assert_eq!(bench.engine.no_progress_since(), Some(secs(1)));
+    bench.sync_ack(secs(62), readings(9), 1, 1);
+    assert_eq!(bench.engine.no_progress_since(), None);
+
+    // And the other way round: an event that waits is not hidden by readings that get on.
+    bench.engine.handle_appended(secs(70), events(9), 2);
+    bench.engine.handle_appended(secs(80), readings(9), 2);
+    bench.sync_ack(secs(81), readings(9), 1, 2);
+    assert_eq!(bench.engine.no_progress_since(), Some(secs(70)));
+}
+
+#[test]
 fn what_could_not_be_read_is_asked_for_again_although_all_in_flight_was_acked() {
     let mut bench = Bench::new(vec![info(readings(1), 1, 2_000, 0)]);
     bench.connect(secs(0));
