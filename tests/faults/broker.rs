@@ -148,13 +148,6 @@ fn a_password_that_the_broker_refuses_is_an_alert_and_recording_goes_on() -> any
     Ok(())
 }
 
-/// Whether storage has an alert in this state.
-fn stored(rig: &Rig, alert: &str, state: &str) -> anyhow::Result<bool> {
-    let conn = read_only(&rig.world.storage())?;
-    let sql = "SELECT count(*) FROM alerts WHERE name = ?1 AND state = ?2";
-    Ok(conn.query_row(sql, [alert, state], |row| row.get::<_, i64>(0))? > 0)
-}
-
 /// Takes a rule away, waits for the alert, and puts it back.
 fn without_the_rule(rule: &str) -> anyhow::Result<Rig> {
     let mut watchful = settings();
@@ -167,12 +160,14 @@ fn without_the_rule(rule: &str) -> anyhow::Result<Rig> {
     std::fs::write(mosquitto.acl(), less.join("\n"))?;
     mosquitto.reload()?;
     let before = rig.ledger.len();
-    // Storage gets the alert, since alerts have a topic of their own.
-    wait_until("the alert", SOON, || stored(&rig, "no_sync_ack", "raised"))?;
-    rig.wait_said("gateway", "may this device publish and subscribe", 1)?;
+    println!("{}", rig.wait_raised("no_sync_ack")?);
+    rig.wait_said("gateway", "may this device publish and subscribe", 0)?;
     // Pubacked, every one of them, and held all the same.
     let sent = rig.ledger.len();
     wait_until("holding", SOON, || Ok(waiting(&rig)? >= sent - before))?;
+    // That storage gets this very alert, by a topic of its own, does not end it.
+    let cleared = rig.times_said("gateway", "storage acknowledges again")?;
+    assert_eq!(cleared, 0, "cleared while readings wait");
     std::fs::write(mosquitto.acl(), rules)?;
     mosquitto.reload()?;
     rig.settle()?;
@@ -270,7 +265,7 @@ fn a_wrong_ca_is_an_alert_and_the_right_one_needs_no_restart() -> anyhow::Result
     let message = rig.wait_raised("broker_refuses")?;
     println!("{message}");
     assert!(message.contains("not issued by the configured CA"), "{message}");
-    rig.wait_said("bridge", "not issued by the configured CA", 1)?;
+    rig.wait_said("bridge", "not issued by the configured CA", 0)?;
     std::fs::write(&ca, &right)?;
     rig.wait_cleared("broker_refuses", 2 * SOON)?;
     rig.settle()?;
@@ -285,7 +280,7 @@ fn certificates_and_ca_that_are_exchanged_while_all_runs_need_no_restart() -> an
     let bridge = rig.world.bridge.as_ref().context("it runs")?.id();
     renew(&rig.world.dir().join("certs"), true)?;
     restart(&mut mosquitto)?;
-    rig.wait_said("gateway", "connected", 2)?;
+    rig.wait_said("gateway", "INFO connected", 1)?;
     rig.settle()?;
     assert_eq!(rig.world.ended()?, None);
     assert_eq!(rig.world.gateway.as_ref().map(fieldpost_demo::world::Process::id), Some(gateway));
@@ -366,7 +361,7 @@ fn two_gateways_from_one_card_throw_each_other_out_and_yet_both_drain() -> anyho
     assert_eq!(count("SELECT coalesce((SELECT sum(n) FROM missing), 0)")?, 0);
     // The first gateway's epochs and the clone's; what both had was stored once.
     assert_eq!(count("SELECT count(DISTINCT epoch) FROM readings WHERE source = 'fruiting'")?, 3);
-    let times = rig.times_said("gateway", " connected")?;
+    let times = rig.times_said("gateway", "INFO connected")?;
     println!("the first gateway has connected {times} times");
     assert!(times >= 5, "they do not throw each other out: {times} connections");
     Ok(())

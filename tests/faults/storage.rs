@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use fieldpost_demo::judge::read_only;
 use fieldpost_tests::disk::{Disk, set_immutable};
+use fieldpost_tests::mosquitto::Mosquitto;
 use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
 
 use crate::settings;
@@ -25,9 +26,9 @@ fn file(base: &Path, end: &str) -> PathBuf {
 }
 
 /// A rig whose storage lies on a small disk of its own.
-fn on_disk(size_mib: u32) -> anyhow::Result<(Rig, Disk)> {
+fn on_disk(size_mib: u32) -> anyhow::Result<(Rig, Disk, Mosquitto)> {
     let disk = Disk::new(size_mib)?;
-    let rig = Rig::new(settings())?;
+    let (rig, mosquitto) = Rig::on_mosquitto(settings())?;
     for end in ENDS {
         let from = file(&rig.world.storage(), end);
         if from.exists() {
@@ -36,7 +37,7 @@ fn on_disk(size_mib: u32) -> anyhow::Result<(Rig, Disk)> {
         }
     }
     std::os::unix::fs::symlink(disk.path().join("bridge.db"), rig.world.storage())?;
-    Ok((rig, disk))
+    Ok((rig, disk, mosquitto))
 }
 
 /// Storage's own books: of all readings that were ever claimed each is stored, in a dead letter,
@@ -81,13 +82,15 @@ fn says_online(rig: &Rig) -> anyhow::Result<bool> {
         .args(["-i", "operator", "-t", "bridge/bridge/status", "-C", "1", "-W", "20"])
         .output()
         .context("running mosquitto_sub; it is in Debian's package mosquitto-clients")?;
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let status: serde_json::Value =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("mosquitto_sub: {said}"))?;
     status["online"].as_bool().context("a status says whether the bridge is online")
 }
 
 /// While storage cannot be used, the bridge says so, and that it is not online; lines go on.
 fn outage(rig: &Rig, said: &str) -> anyhow::Result<()> {
-    rig.wait_said("bridge", said, 1)?;
+    rig.wait_said("bridge", said, 0)?;
     rig.wait_sent(rig.ledger.len() + 200)?;
     wait_until("a status that says offline", SOON, || Ok(!says_online(rig)?))
 }
@@ -100,7 +103,7 @@ fn a_storage_that_another_program_locks_is_waited_for() -> anyhow::Result<()> {
     locker.execute_batch("BEGIN IMMEDIATE")?;
     pass(LONG);
     outage(&rig, "database is locked")?;
-    rig.wait_said("bridge", "commit_late", 1)?;
+    rig.wait_said("bridge", "commit_late", 0)?;
     locker.execute_batch("COMMIT")?;
     drop(locker);
     settle(&mut rig)?;
@@ -109,12 +112,12 @@ fn a_storage_that_another_program_locks_is_waited_for() -> anyhow::Result<()> {
 
 #[test]
 fn a_storage_that_becomes_read_only_is_waited_for_and_refused_at_the_start() -> anyhow::Result<()> {
-    let (mut rig, mut disk) = on_disk(32)?;
+    let (mut rig, mut disk, _mosquitto) = on_disk(32)?;
     rig.run(RATE)?;
     let files = ENDS.map(|end| file(&disk.path().join("bridge.db"), end));
     let files = [files[0].as_path(), files[1].as_path(), files[2].as_path()];
     set_immutable(&files, true)?;
-    let said = rig.wait_said("bridge", "WARN storage: the storage cannot be used now", 1);
+    let said = rig.wait_said("bridge", "WARN storage: the storage cannot be used now", 0);
     let sent = rig.wait_sent(rig.ledger.len() + 200);
     set_immutable(&files, false)?;
     said.and(sent)?;
@@ -136,14 +139,14 @@ fn a_storage_that_becomes_read_only_is_waited_for_and_refused_at_the_start() -> 
 
 #[test]
 fn a_storage_whose_disk_is_full_is_waited_for() -> anyhow::Result<()> {
-    let (mut rig, disk) = on_disk(16)?;
+    let (mut rig, disk, _mosquitto) = on_disk(16)?;
     rig.run(RATE)?;
     let filler = disk.path().join("filler");
     let mut file = File::create(&filler)?;
     let piece = vec![0; 4_096];
     while file.write_all(&piece).is_ok() {}
     drop(file);
-    rig.wait_said("bridge", "disk is full", 1)?;
+    rig.wait_said("bridge", "disk is full", 0)?;
     rig.wait_sent(rig.ledger.len() + 200)?;
     books_add_up(&rig)?;
     std::fs::remove_file(filler)?;

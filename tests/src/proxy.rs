@@ -83,8 +83,30 @@ struct Shared {
     cut: AtomicU64,
     /// Connections up to this number are dead in this direction.
     dead_to: [AtomicU64; 2],
-    /// Where the next connections are cut: after so many bytes upwards.
-    cuts: Mutex<VecDeque<(u64, End)>>,
+    cuts: Mutex<Cuts>,
+}
+
+/// Where connections are cut.
+#[derive(Default)]
+struct Cuts {
+    /// Each after so many bytes upwards, counted from the cut before.
+    next: VecDeque<(u64, End)>,
+    bytes: u64,
+}
+
+impl Cuts {
+    /// How many of the next `bytes` get through before the end, where a cut is due within them.
+    fn due(&mut self, bytes: usize) -> Option<(usize, End)> {
+        let (at, end) = *self.next.front()?;
+        let rest = at - self.bytes;
+        if (bytes as u64) < rest {
+            self.bytes += bytes as u64;
+            return None;
+        }
+        self.next.pop_front();
+        self.bytes = 0;
+        Some((rest as usize, end))
+    }
 }
 
 impl Proxy {
@@ -152,7 +174,7 @@ impl Proxy {
 
     /// A good network again. A connection with a dead way stays dead.
     pub fn heal(&self) {
-        self.shared.lock_cuts().clear();
+        *self.shared.lock_cuts() = Cuts::default();
         self.conditions.send_modify(|conditions| {
             let (cuts, cut) = (conditions.cuts, conditions.cut);
             *conditions = Conditions { cuts, cut, ..Conditions::default() };
@@ -174,10 +196,12 @@ impl Proxy {
         });
     }
 
-    /// Cuts a connection to come after exactly `bytes` bytes upwards; several are taken in order,
-    /// one by each new connection.
+    /// Cuts the connection that brings what goes upwards from now on to exactly `bytes` bytes, all
+    /// connections together; several cuts take turns, each counts from the one before. So the
+    /// next one comes as long as anybody sends: one that belonged to a certain connection would
+    /// never come where that one falls silent, or ends for another reason.
     pub fn cut_after(&self, bytes: u64, end: End) {
-        self.shared.lock_cuts().push_back((bytes, end));
+        self.shared.lock_cuts().next.push_back((bytes, end));
     }
 
     /// Connections that were cut at their byte so far.
@@ -211,7 +235,7 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn lock_cuts(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, End)>> {
+    fn lock_cuts(&self) -> std::sync::MutexGuard<'_, Cuts> {
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -253,12 +277,7 @@ async fn accept(
     loop {
         let (client, _) = listener.accept().await?;
         let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        let line = Line {
-            number,
-            cut: shared.lock_cuts().pop_front(),
-            conditions: conditions.clone(),
-            shared: shared.clone(),
-        };
+        let line = Line { number, conditions: conditions.clone(), shared: shared.clone() };
         tokio::spawn(async move {
             line.shared.open.fetch_add(1, Ordering::SeqCst);
             let _ = line.connect(client, server).await;
@@ -270,7 +289,6 @@ async fn accept(
 /// One connection.
 struct Line {
     number: u64,
-    cut: Option<(u64, End)>,
     conditions: watch::Receiver<Conditions>,
     shared: Arc<Shared>,
 }
@@ -351,7 +369,6 @@ impl Line {
     ) -> Result<(), End> {
         let at = way as usize;
         let back = if way == Way::Up { Way::Down } else { Way::Up };
-        let mut passed = 0;
         while let Some((came, mut piece)) = from.recv().await {
             let latency = self.conditions.borrow().latency[at];
             sleep_until(came + latency).await;
@@ -363,13 +380,11 @@ impl Line {
                 let _ = to.shutdown().await;
                 continue;
             }
-            let cut = self.cut.filter(|_| way == Way::Up);
-            let cut = cut.filter(|(bytes, _)| passed + piece.len() as u64 >= *bytes);
+            let cut = (way == Way::Up).then(|| self.shared.lock_cuts().due(piece.len())).flatten();
             if let Some((bytes, _)) = cut {
-                piece.truncate((bytes - passed) as usize);
+                piece.truncate(bytes);
             }
             let written = to.write_all(&piece).await;
-            passed += piece.len() as u64;
             self.shared.bytes[at].fetch_add(piece.len() as u64, Ordering::SeqCst);
             if let Some((_, end)) = cut {
                 self.shared.cut.fetch_add(1, Ordering::SeqCst);

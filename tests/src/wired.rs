@@ -98,12 +98,12 @@ impl Rig {
         Ok(found)
     }
 
-    /// Waits until the gateway's or the bridge's log has so many lines that hold `text`.
+    /// Waits until the gateway's or the bridge's log has more lines that hold `text` than `before`.
     ///
     /// # Errors
     /// After [`SOON`].
-    pub fn wait_said(&self, name: &str, text: &str, times: usize) -> anyhow::Result<()> {
-        wait_until(text, SOON, || Ok(self.times_said(name, text)? >= times))
+    pub fn wait_said(&self, name: &str, text: &str, before: usize) -> anyhow::Result<()> {
+        wait_until(text, SOON, || Ok(self.times_said(name, text)? > before))
             .with_context(|| format!("in the log of the {name}"))
     }
 
