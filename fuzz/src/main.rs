@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "libFuzzer calls us by a C name")]
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fieldpost_fuzz::{TARGETS, Target, memory::Counting, target};
 use libfuzzer_sys::fuzz_target;
@@ -13,8 +14,14 @@ static COUNTING: Counting = Counting;
 
 static TARGET: OnceLock<Target> = OnceLock::new();
 
+/// What the greediest input so far has allocated.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
 fuzz_target!(|input: &[u8]| {
-    TARGET.get_or_init(chosen).take(input);
+    let peak = TARGET.get_or_init(chosen).take(input);
+    if PEAK.fetch_max(peak, Relaxed) < peak {
+        eprintln!("peak: {peak} bytes");
+    }
 });
 
 fn chosen() -> Target {
