@@ -131,6 +131,7 @@ pub enum OpenError {
 
 /// Opens the database and makes sure that it is ours, whole, and of our format.
 pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenError> {
+    check_log(path)?;
     let conn = Connection::open(path).map_err(|error| classify(path, error))?;
     // Before anything is written: what is this file?
     let version = identify(path, &conn)?;
@@ -197,6 +198,17 @@ fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
     // and the rest looks like a new outbox.
     conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))?;
     point!("outbox.create.after_checkpoint");
+    Ok(())
+}
+
+/// A log whose file is gone, or empty: SQLite would delete it, and with it what was accepted.
+/// An outbox that is being made has its first page before it has a log.
+fn check_log(path: &Path) -> Result<(), OpenError> {
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if bytes(path) == 0 && bytes(&beside(path, "-wal")) > 0 {
+        let why = "its log (-wal) is there, the file itself is empty or gone".to_owned();
+        return Err(OpenError::Damaged { path: path.to_owned(), why });
+    }
     Ok(())
 }
 

@@ -172,3 +172,25 @@ fn what_storage_has_lost_is_known_to_be_lost_after_a_power_cut() {
     drop(outbox);
     assert_eq!(bench.open().streams().unwrap()[0].acked, 20);
 }
+
+#[test]
+fn a_log_whose_file_is_empty_or_gone_is_kept_and_not_deleted() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5);
+    let log = std::fs::read(schema::beside(&bench.settings.path, "-wal")).unwrap();
+    for emptied in [true, false] {
+        let path = bench.dir.path().join(format!("emptied-{emptied}.db"));
+        std::fs::write(schema::beside(&path, "-wal"), &log).unwrap();
+        if emptied {
+            std::fs::write(&path, b"").unwrap();
+        }
+        let settings = Settings { path, ..bench.settings.clone() };
+        let (mut outbox, recovered) = Outbox::open(settings, NOW).unwrap();
+        let aside = recovered.damaged.expect("moved aside");
+        assert_eq!(aside.exists(), emptied);
+        assert_eq!(std::fs::read(schema::beside(&aside, "-wal")).unwrap(), log, "all of it");
+        assert_eq!(append(&mut outbox, 0..3).readings, 3);
+        assert_eq!(held(&outbox), [0, 1, 2]);
+    }
+}
