@@ -371,6 +371,7 @@ impl Outbox {
     /// Writes `acked` down and folds the log into the file. At an orderly end.
     pub fn close(mut self) -> rusqlite::Result<()> {
         self.save_acked()?;
+        schema::fold_on_close(&self.conn, true)?;
         point!("outbox.close.before_fold");
         self.conn.close().map_err(|(_, error)| error)?;
         point!("outbox.close.after_fold");

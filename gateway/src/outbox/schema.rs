@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use fieldpost_fail_point::point;
 use fieldpost_protocol::{DeviceId, Epoch, Seq, Stream, StreamKey};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use super::Row;
@@ -133,6 +134,7 @@ pub enum OpenError {
 pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenError> {
     check_log(path)?;
     let conn = Connection::open(path).map_err(|error| classify(path, error))?;
+    fold_on_close(&conn, false)?;
     // Before anything is written: what is this file?
     let version = identify(path, &conn)?;
     configure(&conn).map_err(|error| classify(path, error))?;
@@ -198,6 +200,13 @@ fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
     // and the rest looks like a new outbox.
     conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))?;
     point!("outbox.create.after_checkpoint");
+    Ok(())
+}
+
+/// Whether closing folds the log into the file and deletes it, which SQLite does even where the
+/// file is damaged, of somebody else, or none at all: only an orderly end may.
+pub(super) fn fold_on_close(conn: &Connection, fold: bool) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !fold)?;
     Ok(())
 }
 

@@ -426,6 +426,7 @@ fn the_pinned_store_and_acked_survive_an_orderly_end() {
     outbox.set_acked(&[(key, 7)]);
     outbox.pin_store(StoreId([3; 16])).unwrap();
     outbox.close().unwrap();
+    assert!(!schema::beside(&bench.settings.path, "-wal").exists(), "folded into the file");
     let outbox = bench.open();
     assert_eq!(outbox.pinned_store().unwrap(), Some(StoreId([3; 16])));
     assert_eq!(outbox.streams().unwrap()[0].acked, 7);

@@ -189,8 +189,35 @@ fn a_log_whose_file_is_empty_or_gone_is_kept_and_not_deleted() {
         let (mut outbox, recovered) = Outbox::open(settings, NOW).unwrap();
         let aside = recovered.damaged.expect("moved aside");
         assert_eq!(aside.exists(), emptied);
-        assert_eq!(std::fs::read(schema::beside(&aside, "-wal")).unwrap(), log, "all of it");
+        assert!(std::fs::read(schema::beside(&aside, "-wal")).unwrap() == log, "all of it");
         assert_eq!(append(&mut outbox, 0..3).readings, 3);
         assert_eq!(held(&outbox), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn a_damaged_outbox_is_kept_with_its_log_as_they_were() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..5_000);
+    let path = bench.settings.path.clone();
+    let [mut file, log] =
+        ["", "-wal"].map(|suffix| std::fs::read(schema::beside(&path, suffix)).unwrap());
+    assert!(!log.is_empty());
+    drop(outbox);
+    for damage in ["garbage", "no header", "truncated"] {
+        match damage {
+            "truncated" => file.truncate(1_500),
+            "no header" => file[..100].fill(0x5A),
+            _ => file.fill(0x5A),
+        }
+        let path = bench.dir.path().join(format!("{damage}.db"));
+        std::fs::write(&path, &file).unwrap();
+        std::fs::write(schema::beside(&path, "-wal"), &log).unwrap();
+        let settings = Settings { path, ..bench.settings.clone() };
+        let (_, recovered) = Outbox::open(settings, NOW).unwrap();
+        let aside = recovered.damaged.expect("moved aside");
+        assert!(std::fs::read(&aside).unwrap() == file, "{damage}: the file");
+        assert!(std::fs::read(schema::beside(&aside, "-wal")).unwrap() == log, "{damage}: the log");
     }
 }
