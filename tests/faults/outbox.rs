@@ -1,1 +1,336 @@
-//! What people and cards do to an outbox file: truncated, flipped, deleted, restored, copied.
+//! The outbox file is damaged, deleted, put back from a copy, or opened by somebody else.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use fieldpost_demo::judge::{self, Found};
+use fieldpost_tests::rig::{Rig, SOON, chance, wait_until};
+use rusqlite::Connection;
+
+use crate::settings;
+
+/// Lines a second.
+const RATE: f64 = 300.0;
+
+/// The file, its log and its index.
+const FILES: [&str; 3] = ["", "-wal", "-shm"];
+
+fn file(outbox: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", outbox.display()))
+}
+
+/// An outbox as it lay there while nobody ran.
+struct Copy(Vec<(PathBuf, Option<Vec<u8>>)>);
+
+impl Copy {
+    fn take(outbox: &Path) -> Copy {
+        let bytes = |suffix: &&str| {
+            let path = file(outbox, suffix);
+            let bytes = std::fs::read(&path).ok();
+            (path, bytes)
+        };
+        Copy(FILES.iter().map(bytes).collect())
+    }
+
+    fn put_back(&self) -> anyhow::Result<()> {
+        for (path, bytes) in &self.0 {
+            match bytes {
+                Some(bytes) => std::fs::write(path, bytes)?,
+                None if path.exists() => std::fs::remove_file(path)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts the gateway, and waits until it has opened its outbox: SQLite deletes the log of an
+/// empty file for whoever asks first, and that must not be this test. False: it has ended.
+fn start_gateway(rig: &mut Rig) -> anyhow::Result<bool> {
+    let opened = rig.times_said("gateway", "outbox open")?;
+    rig.world.start_gateway()?;
+    let mut ended = false;
+    wait_until("opening the outbox", SOON, || {
+        ended = rig.world.ended()?.is_some();
+        Ok(ended || rig.times_said("gateway", "outbox open")? > opened)
+    })?;
+    Ok(!ended)
+}
+
+fn kill_gateway(rig: &mut Rig) -> anyhow::Result<()> {
+    rig.world.gateway.take().context("it runs")?.kill()
+}
+
+/// How many damaged outboxes were moved aside, files and logs.
+fn moved_aside(rig: &Rig) -> anyhow::Result<(usize, usize)> {
+    let files = std::fs::read_dir(rig.world.dir())?.flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let aside: Vec<String> = names.filter(|name| name.contains(".damaged-")).collect();
+    let logs = aside.iter().filter(|name| name.ends_with("-wal")).count();
+    let files = aside.iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
+    Ok((files.count(), logs))
+}
+
+/// The way until storage has all that the outbox holds, and waits for nothing.
+fn settle(rig: &mut Rig) -> anyhow::Result<Found> {
+    rig.drain()?;
+    let held = rig.accepted()?;
+    let mut found = Found::default();
+    wait_until("settling", SOON, || {
+        found = judge::stored(&rig.world.storage(), &rig.ledger)?;
+        Ok(found.waiting == 0 && held.iter().all(|line| found.lines.contains_key(line)))
+    })?;
+    assert_eq!(found.wrong, Vec::<String>::new());
+    assert_eq!(found.duplicates(), 0);
+    for program in ["gateway", "bridge"] {
+        assert_eq!(rig.times_said(program, "panicked")?, 0, "the {program} has panicked");
+    }
+    Ok(found)
+}
+
+/// What becomes of a file while nobody runs. All but the first of these leave it another.
+const DAMAGES: [&str; 9] = [
+    "log truncated",
+    "truncated",
+    "emptied",
+    "garbage",
+    "deleted",
+    "log deleted",
+    "bits of the file",
+    "bits of the log",
+    "a page",
+];
+
+fn damage(outbox: &Path, how: &str, chance: &mut fastrand::Rng) -> anyhow::Result<()> {
+    let path = if how.contains("log") { file(outbox, "-wal") } else { outbox.to_owned() };
+    let mut bytes = std::fs::read(&path).unwrap_or_default();
+    match how {
+        "deleted" | "log deleted" => return Ok(std::fs::remove_file(&path)?),
+        "emptied" => bytes.clear(),
+        "truncated" | "log truncated" => bytes.truncate(chance.usize(0..bytes.len().max(1))),
+        "garbage" => bytes.iter_mut().for_each(|byte| *byte = chance.u8(..)),
+        "a page" => {
+            let at = chance.usize(0..bytes.len() / 1_024) * 1_024;
+            bytes[at..at + 1_024].iter_mut().for_each(|byte| *byte = chance.u8(..));
+        }
+        _ => {
+            for _ in 0..chance.usize(1..20) {
+                let at = chance.usize(0..bytes.len());
+                bytes[at] ^= 1 << chance.u32(0..8);
+            }
+        }
+    }
+    Ok(std::fs::write(path, bytes)?)
+}
+
+#[test]
+fn an_outbox_that_was_damaged_in_any_way_is_kept_or_read_and_storage_stays_exact()
+-> anyhow::Result<()> {
+    let mut chance = chance();
+    let mut quick = settings();
+    quick.gateway.push(("outbox", "commit_interval = \"200ms\"".to_owned()));
+    let mut rig = Rig::new(quick)?;
+    rig.world.start_bridge()?;
+    rig.world.start_gateway()?;
+    rig.plug(RATE)?;
+    let mut rounds: Vec<&str> = DAMAGES.to_vec();
+    chance.shuffle(&mut rounds);
+    let mut gone = BTreeSet::new();
+    for how in rounds {
+        rig.wait_accepting()?;
+        rig.wait_sent(rig.ledger.len() + 150)?;
+        // Storage has all of it, or not: a flipped bit in a row is seen by no checksum.
+        let with_backlog = !how.contains("bits of the file") && chance.bool();
+        if with_backlog {
+            rig.world.stop_bridge()?;
+            rig.wait_sent(rig.ledger.len() + 600)?;
+        } else {
+            wait_until("storing", SOON, || {
+                let stored = judge::stored(&rig.world.storage(), &rig.ledger)?.lines;
+                Ok(rig.accepted()?.iter().all(|line| stored.contains_key(line)))
+            })?;
+        }
+        kill_gateway(&mut rig)?;
+        let outbox = rig.world.outbox();
+        let whole = Copy::take(&outbox);
+        let before = rig.accepted()?;
+        whole.put_back()?;
+        let (files, logs) = moved_aside(&rig)?;
+        damage(&outbox, how, &mut chance)?;
+
+        if !start_gateway(&mut rig)? {
+            // A flipped bit may say another format, another program or another device.
+            let said = std::fs::read_to_string(rig.world.log("gateway"))?;
+            let last = said.lines().last().unwrap_or_default();
+            println!("{how}: refused: {last}");
+            ensure!(how.starts_with("bits"), "refused after {how}: {last}");
+            drop(rig.world.gateway.take());
+            whole.put_back()?;
+            ensure!(start_gateway(&mut rig)?, "refused as it was");
+        }
+        rig.wait_accepting()?;
+        let after = rig.accepted()?;
+        let (files, logs) = (moved_aside(&rig)?.0 - files, moved_aside(&rig)?.1 - logs);
+        let lost: Vec<&u64> = before.difference(&after).collect();
+        println!(
+            "{how}, backlog {with_backlog}: {} of {} accepted gone, {files} files and {logs} logs aside",
+            lost.len(),
+            before.len()
+        );
+        if files + logs > 0 {
+            assert_eq!(files, usize::from(how != "deleted"), "{how}: the file is kept");
+            assert!(logs == 1 || how == "log deleted", "{how}: the log is kept with it");
+            rig.wait_raised("outbox_damaged")?;
+        } else if how.contains("log") {
+            // It may lose its end without a trace: that is what a torn write looks like.
+            let kept = before.intersection(&after).max();
+            assert!(lost.first().is_none_or(|first| kept < Some(first)), "{how}: a hole");
+        } else {
+            assert_eq!(lost, Vec::<&u64>::new(), "{how}: gone, and nothing was kept");
+        }
+        gone.extend(lost);
+        if rig.world.bridge.is_none() {
+            rig.world.start_bridge()?;
+        }
+    }
+    rig.wait_accepting()?;
+    let found = settle(&mut rig)?;
+    let gone = gone.iter().filter(|line| !found.lines.contains_key(line)).count() as u64;
+    println!("accepted, and lost with the file: {gone}; shown as missing: {}", found.missing);
+    assert!(found.missing <= gone + system_rows(&rig)?, "{} missing, {gone} gone", found.missing);
+    Ok(())
+}
+
+/// Rows of the gateway's own source count as missing, too; there is one in ten seconds.
+fn system_rows(rig: &Rig) -> anyhow::Result<u64> {
+    Ok(rig.ledger.len() / RATE as u64 / 10 + 20)
+}
+
+#[test]
+fn an_outbox_put_back_from_a_copy_sends_again_and_nothing_is_stored_twice() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.world.start_bridge()?;
+    rig.world.start_gateway()?;
+    rig.plug(RATE)?;
+    rig.wait_stored(300)?;
+    kill_gateway(&mut rig)?;
+    let outbox = rig.world.outbox();
+    let copy = Copy::take(&outbox);
+    // What only the card knows that is replaced, and what storage has heard of.
+    rig.world.start_gateway()?;
+    rig.wait_accepting()?;
+    let sent = rig.ledger.len();
+    rig.wait_sent(sent + 300)?;
+    rig.wait_stored(600)?;
+    rig.world.stop_bridge()?;
+    rig.wait_sent(rig.ledger.len() + 600)?;
+    kill_gateway(&mut rig)?;
+    let before = rig.accepted()?;
+    let newer = Copy::take(&outbox);
+    copy.put_back()?;
+    rig.world.start_bridge()?;
+    rig.world.start_gateway()?;
+    rig.wait_accepting()?;
+    assert_eq!(moved_aside(&rig)?, (0, 0), "a copy is no damage");
+    let found = settle_and_go_on(&mut rig)?;
+    let gone = before.iter().filter(|line| !found.lines.contains_key(line)).count() as u64;
+    println!("rolled back: {gone} accepted rows are gone, {} shown as missing", found.missing);
+    assert!(gone >= 300, "the card alone knew them");
+    assert!(found.missing <= gone + system_rows(&rig)?);
+
+    // The first card turns up again: what seemed lost comes, and nothing comes twice.
+    kill_gateway(&mut rig)?;
+    let second = rig.accepted()?;
+    newer.put_back()?;
+    rig.world.start_gateway()?;
+    rig.wait_accepting()?;
+    let found = settle(&mut rig)?;
+    let lost = before.union(&second).filter(|line| !found.lines.contains_key(line)).count();
+    assert_eq!((lost, found.missing), (0, 0));
+    Ok(())
+}
+
+/// As [`settle`], with the board sending on.
+fn settle_and_go_on(rig: &mut Rig) -> anyhow::Result<Found> {
+    let held = rig.accepted()?;
+    let mut found = Found::default();
+    wait_until("settling", SOON, || {
+        found = judge::stored(&rig.world.storage(), &rig.ledger)?;
+        Ok(held.iter().all(|line| found.lines.contains_key(line)))
+    })?;
+    assert_eq!((found.wrong.clone(), found.duplicates()), (Vec::new(), 0));
+    Ok(found)
+}
+
+#[test]
+fn an_outbox_deleted_under_a_running_gateway_still_drains_and_the_next_start_begins_anew()
+-> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.world.start_gateway()?;
+    rig.plug(RATE)?;
+    rig.wait_sent(600)?;
+    rig.wait_accepting()?;
+    for suffix in FILES {
+        std::fs::remove_file(file(&rig.world.outbox(), suffix))?;
+    }
+    rig.wait_raised("outbox_replaced")?;
+    rig.world.start_bridge()?;
+    rig.board.as_ref().context("plugged in above")?.pause();
+    wait_until("draining", SOON, || {
+        let stored = judge::stored(&rig.world.storage(), &rig.ledger)?.stored();
+        Ok(stored == rig.ledger.len())
+    })?;
+    rig.world.stop_gateway()?;
+    rig.board = None;
+    let lines = rig.ledger.len();
+    rig.world.start_gateway()?;
+    wait_until("a new outbox", SOON, || Ok(rig.accepted().is_ok_and(|lines| lines.is_empty())))?;
+    let found = judge::stored(&rig.world.storage(), &rig.ledger)?;
+    assert_eq!((found.stored(), found.duplicates(), found.wrong_count), (lines, 0, 0));
+    Ok(())
+}
+
+#[test]
+fn a_second_gateway_on_an_outbox_exits_and_names_the_first() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    let first = rig.world.gateway.as_ref().context("started above")?.id();
+    let error = rig.world.run_gateway(&["run"]).expect_err("refused").to_string();
+    assert!(error.contains(&format!("in use by process {first}")), "{error}");
+    let found = rig.settle()?;
+    assert_eq!(found.stored(), rig.ledger.len());
+    Ok(())
+}
+
+#[test]
+fn somebody_who_locks_the_outbox_makes_readings_wait_and_a_reader_disturbs_nobody()
+-> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    // The shell, as people use it.
+    let count = Command::new("sqlite3")
+        .arg(rig.world.outbox())
+        .arg("SELECT count(*) FROM recent")
+        .stdin(Stdio::null())
+        .output()
+        .context("running sqlite3; it is in Debian's package sqlite3")?;
+    assert!(count.status.success(), "{count:?}");
+    let reader = Connection::open(rig.world.outbox())?;
+    reader.execute_batch("BEGIN; SELECT count(*) FROM tail;")?;
+    rig.wait_accepting()?;
+
+    let writer = Connection::open(rig.world.outbox())?;
+    writer.busy_timeout(SOON)?;
+    writer.execute_batch("BEGIN IMMEDIATE")?;
+    let accepted = rig.accepted()?;
+    rig.wait_raised("outbox_failing")?;
+    assert_eq!(rig.accepted()?, accepted);
+    writer.execute_batch("ROLLBACK")?;
+    reader.execute_batch("ROLLBACK")?;
+    rig.wait_cleared("outbox_failing", SOON)?;
+    let found = rig.settle()?;
+    assert_eq!(found.stored(), rig.ledger.len(), "they waited, and none was refused");
+    Ok(())
+}
