@@ -76,6 +76,8 @@ pub(crate) struct Driver {
     pub(crate) base: Option<(i64, Clock)>,
     /// Unix minus boot time at the bridge, as last learned.
     pub(crate) cloud_skew_ms: Option<i64>,
+    /// What a bridge told of the time and the disk refused, with the round trip.
+    pub(crate) time_owed: Option<(i64, Duration)>,
     pub(crate) started: Now,
     pub(crate) last_heartbeat: Option<Duration>,
     pub(crate) last_live: Option<Duration>,
@@ -231,8 +233,13 @@ impl Driver {
             (fixed, outbox.base(), outbox.epoch_start_ms())
         };
         let (fixed, base, start_ms) = self.outbox.call(job).await?;
-        if let Err(error) = fixed {
-            tracing::error!(%error, "the time could not be written down");
+        match fixed {
+            Ok(()) => self.time_owed = None,
+            Err(error) => {
+                if self.time_owed.replace((skew_ms, rtt)).is_none() {
+                    tracing::error!(%error, "the time could not be written down; it is tried again");
+                }
+            }
         }
         self.base = base;
         let Some((base_ms, clock)) = base else { return Ok(()) };
@@ -267,6 +274,10 @@ impl Driver {
         let now = clock::boottime();
         self.judge_health(now);
         self.judge_connection(now);
+        if let Some((skew_ms, rtt)) = self.time_owed {
+            // Without it the rows of an epoch cannot leave.
+            self.learn_time(skew_ms, rtt).await?;
+        }
         self.tell_acked().await?;
         self.publish_live(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {

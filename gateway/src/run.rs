@@ -133,6 +133,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         epoch,
         base: None,
         cloud_skew_ms: None,
+        time_owed: None,
         started: now,
         last_heartbeat: None,
         last_live: None,
