@@ -51,7 +51,7 @@ pub enum Committed {
         /// Whether readings were refused for want of room; `None`: there were none to take.
         full: Option<bool>,
     },
-    /// Floors moved: rows were dropped to make room.
+    /// Rows were dropped to make room, or found that nobody knew of.
     Streams(Vec<StreamInfo>),
     /// The outbox could not be written; what waits is tried again.
     Failing(String),
@@ -134,8 +134,8 @@ impl Intake {
         let (readings, news) = (std::mem::take(pending), std::mem::take(events));
         let job = move |outbox: &mut Outbox| {
             let result = outbox.append(&readings, &news, Now::read());
-            let floors_moved = result.as_ref().is_ok_and(|appended| appended.floors_moved);
-            let streams = if floors_moved { outbox.streams().ok() } else { None };
+            let changed = result.as_ref().is_ok_and(|appended| appended.streams_changed);
+            let streams = if changed { outbox.streams().ok() } else { None };
             (result, outbox.current_rows(), streams, readings, news)
         };
         let (result, (epoch, rows), streams, readings, news) = self.outbox.call(job).await?;

@@ -144,6 +144,8 @@ pub struct Outbox {
     streams: BTreeMap<(i64, Stream), Row>,
     /// Tails of ended epochs wait to be sealed.
     old_tails: bool,
+    /// Streams were read anew since the last commit.
+    streams_changed: bool,
     /// The file that was opened, by device and inode.
     file: Option<(u64, u64)>,
     /// Keeps a second gateway out; released with the process.
@@ -176,6 +178,7 @@ impl Outbox {
             current: Current::new(now),
             streams: BTreeMap::new(),
             old_tails: false,
+            streams_changed: false,
             file: schema::identity_of(&settings.path),
             _lock: lock.clone(),
         };

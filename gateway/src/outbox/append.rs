@@ -31,8 +31,9 @@ pub struct Appended {
     pub refused_events: usize,
     /// Readings dropped from the front to make room (`drop_oldest`), that storage lacks.
     pub dropped: u64,
-    /// Segments went to make room: the floors of streams have moved.
-    pub floors_moved: bool,
+    /// Segments went to make room, or rows of a commit in doubt were found: who keeps a list of the
+    /// streams has to read it anew.
+    pub streams_changed: bool,
 }
 
 impl Appended {
@@ -99,6 +100,9 @@ impl Outbox {
     fn prepare(&mut self, now: Now) -> rusqlite::Result<()> {
         if self.old_tails {
             self.seal_old_tails()?;
+            // The epoch may have ended with a commit in doubt, and its rows be there.
+            self.load_streams()?;
+            self.streams_changed = true;
         }
         if self.current.base.is_none() && now.synchronised {
             self.fix_bases(now.skew_ms(), Clock::Ntp)?;
@@ -123,7 +127,7 @@ impl Outbox {
             tail: self.current.tail,
             readings_last: self.last_of(Stream::Readings),
             events_last: self.last_of(Stream::Events),
-            appended: Appended::default(),
+            appended: Appended { streams_changed: self.streams_changed, ..Appended::default() },
             saved: Vec::new(),
             reload: false,
         };
@@ -237,7 +241,7 @@ impl Outbox {
                     point!("outbox.append.oldest_dropped");
                     outcome.appended.dropped += dropped;
                     outcome.reload = true;
-                    outcome.appended.floors_moved = true;
+                    outcome.appended.streams_changed = true;
                 }
                 None => return Ok(false),
             }
@@ -256,6 +260,7 @@ impl Outbox {
             outcome;
         self.current.id = epoch_id;
         self.current.tail = tail;
+        self.streams_changed = false;
         for (at, values) in saved {
             if let Some(row) = self.streams.get_mut(&at) {
                 row.saved = values;

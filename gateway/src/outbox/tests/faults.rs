@@ -45,6 +45,22 @@ fn what_a_restored_storage_lacks_makes_no_room_although_it_was_acked_once() {
 }
 
 #[test]
+fn rows_of_a_commit_in_doubt_that_is_durable_after_all_are_found_with_the_next_commit() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..3);
+    let key = outbox.streams().unwrap()[0].key;
+    // As after an error at the COMMIT of an epoch's first rows.
+    outbox.streams.clear();
+    outbox.begin_epoch(NOW);
+    let appended = append(&mut outbox, 3..5);
+    assert!(appended.streams_changed, "the engine has to hear of it");
+    let found = outbox.streams().unwrap().into_iter().find(|stream| stream.key == key);
+    assert_eq!(found.map(|stream| (stream.floor, stream.last)), Some((1, 3)));
+    assert!(!append(&mut outbox, 5..6).streams_changed, "once");
+}
+
+#[test]
 fn damage_that_shows_only_in_the_rows_is_moved_aside_too() {
     let bench = Bench::new();
     let mut outbox = bench.open();
