@@ -160,11 +160,15 @@ impl Engine {
         self.flows.retain(|flow| streams.iter().any(|info| info.key == flow.key));
         for info in streams {
             match self.flows.iter_mut().find(|flow| flow.key == info.key) {
-                Some(flow) => flow.hold(info.floor, info.last),
+                Some(flow) => flow.hold(info.floor, info.last, &self.guards),
                 None => {
                     let mut flow = Flow::new(*info, self.settings.batch_readings_max);
                     // Its rows are told of by and by; no hello has to come first.
                     flow.new_here = info.key.epoch == self.epoch;
+                    if !flow.new_here && !flow.is_settled() {
+                        // Left by a commit in doubt, and durable: it has to be listed once.
+                        self.want_hello(Duration::ZERO);
+                    }
                     self.flows.push(flow);
                 }
             }
@@ -361,13 +365,27 @@ impl Engine {
             Stream::Events => batches < WINDOW_BATCHES,
             Stream::Readings => batches < WINDOW_BATCHES - WINDOW_EVENTS && bytes < WINDOW_BYTES,
         };
-        let all_answered = self.all_answered;
         let first_of = |stream| {
             let mut flows = self.flows.iter().filter(move |flow| flow.key.stream == stream);
-            room(stream).then(|| flows.find(|flow| flow.may_send(all_answered))).flatten()
+            room(stream)
+                .then(|| flows.find(|flow| flow.may_send() && self.is_listed(flow)))
+                .flatten()
         };
         let flow = first_of(Stream::Events).or_else(|| first_of(Stream::Readings))?;
         Some(Send::Batch { key: flow.key, from: flow.sent + 1, rows_max: flow.rows_max })
+    }
+
+    /// Whether the stream may send as far as hellos go: it was listed on this connection, or begun
+    /// on it; and none is under way that does not know all of its rows. Should those come before
+    /// it, storage would take them for lost.
+    fn is_listed(&self, flow: &Flow) -> bool {
+        let known = |open: &Open| match open.last_of(flow.key) {
+            Some(last) => last >= flow.last || flow.key.epoch == self.epoch,
+            None => false,
+        };
+        let waits =
+            self.guards.waits_for_hello && self.open.as_ref().is_some_and(|open| !known(open));
+        (flow.answered || (flow.new_here && self.all_answered)) && !waits
     }
 
     /// Lets rows go that fill no batch, once per publish interval; events and full batches

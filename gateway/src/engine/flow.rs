@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fieldpost_protocol::{HelloStream, Seq, StreamKey};
 
+use super::Guards;
 use crate::outbox::StreamInfo;
 
 /// No progress for this long: everything after `acked` is sent again.
@@ -46,7 +47,7 @@ pub(super) struct Flow {
     pub(super) new_here: bool,
     rows_max_usual: usize,
     /// A state on this connection has listed the stream.
-    answered: bool,
+    pub(super) answered: bool,
     stalls: u32,
     rto: Duration,
     /// Smoothed time from send to sync ack.
@@ -110,10 +111,12 @@ impl Flow {
     }
 
     /// The outbox holds `floor..=last` now. Rows that were dropped take `acked` along.
-    pub(super) fn hold(&mut self, floor: Seq, last: Seq) {
+    pub(super) fn hold(&mut self, floor: Seq, last: Seq, guards: &Guards) {
         self.floor = self.floor.max(floor);
         self.last = self.last.max(last);
-        self.acked = self.acked.max(self.floor - 1);
+        if guards.acked_follows_floor {
+            self.acked = self.acked.max(self.floor - 1);
+        }
         self.sent = self.sent.max(self.acked);
         self.land();
     }
@@ -199,12 +202,10 @@ impl Flow {
         alone.then_some(self.acked + 1)
     }
 
-    /// Whether the stream has something to send and may. `all_answered`: the whole hello of
-    /// this connection was.
-    pub(super) fn may_send(&self, all_answered: bool) -> bool {
-        let listed = self.answered || (self.new_here && all_answered);
+    /// Whether the stream has something to send, and room in its own window.
+    pub(super) fn may_send(&self) -> bool {
         let window_open = self.stalls < STALLS_ONE_BATCH || self.in_flight.is_empty();
-        listed && window_open && self.sent < self.last.min(self.flush_to)
+        window_open && self.sent < self.last.min(self.flush_to)
     }
 
     pub(super) fn handle_sent(&mut self, now: Duration, last: Seq, bytes: usize, jitter: f64) {

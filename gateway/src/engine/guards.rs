@@ -19,6 +19,12 @@ pub struct Guards {
     pub hourly_hello: bool,
     /// A hello lists what was purged wholly.
     pub tombstones: bool,
+    /// A hello lists what storage has, too: it may have lost it.
+    pub lists_acked: bool,
+    /// Rows that were dropped take `acked` along with the floor.
+    pub acked_follows_floor: bool,
+    /// A stream that a hello under way does not name sends nothing before its answer.
+    pub waits_for_hello: bool,
     /// Resends back off.
     pub backoff: bool,
 }
@@ -34,6 +40,9 @@ impl Default for Guards {
             hello_when_hi_is_low: true,
             hourly_hello: true,
             tombstones: true,
+            lists_acked: true,
+            acked_follows_floor: true,
+            waits_for_hello: true,
             backoff: true,
         }
     }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fieldpost_protocol::{
-    Epoch, Gen, HELLO_PAGES_MAX, HELLO_STREAMS_MAX, Hello, HelloStream, Nonce, State, VERSION,
+    Epoch, Gen, HELLO_PAGES_MAX, HELLO_STREAMS_MAX, Hello, HelloStream, Nonce, Seq, State,
+    StreamKey, VERSION,
 };
 
 use super::Guards;
@@ -24,8 +25,11 @@ const LIST_MAX: usize = HELLO_STREAMS_MAX * HELLO_PAGES_MAX as usize;
 /// What a hello lists. Beyond its bound it leaves out tombstones first, then what storage has
 /// (which it then cannot ask for again), the oldest first; then the newest wait.
 pub(super) fn listed(flows: &[Flow], guards: &Guards) -> Vec<HelloStream> {
-    let mut flows: Vec<&Flow> =
-        flows.iter().filter(|flow| guards.tombstones || !flow.is_empty()).collect();
+    let may_be_listed = |flow: &&Flow| {
+        (guards.tombstones || !flow.is_empty())
+            && (guards.lists_acked || flow.is_empty() || !flow.is_settled())
+    };
+    let mut flows: Vec<&Flow> = flows.iter().filter(may_be_listed).collect();
     let mut surplus = flows.len().saturating_sub(LIST_MAX);
     for may_be_left_out in [Flow::is_empty, Flow::is_settled] {
         flows.retain(|flow| {
@@ -121,6 +125,12 @@ impl Open {
             epoch: self.epoch,
             streams: self.pages[at].streams.clone(),
         })
+    }
+
+    /// The last row of the stream, if a page names it.
+    pub(super) fn last_of(&self, key: StreamKey) -> Option<Seq> {
+        let mut named = self.pages.iter().flat_map(|page| &page.streams);
+        named.find(|listed| listed.key == key).map(|listed| listed.last)
     }
 
     /// Whether the state answers a page of ours that is still open.

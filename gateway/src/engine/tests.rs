@@ -397,6 +397,39 @@ fn a_stream_first_seen_in_a_list_of_the_outbox_is_sent_without_waiting_for_a_hel
 }
 
 #[test]
+fn rows_found_of_an_epoch_that_has_ended_are_listed_at_once() {
+    let mut bench = Bench::new(vec![]);
+    bench.connect(secs(0));
+    bench.engine.handle_streams(&[info(readings(3), 1, 5, 0)]);
+    let hello = bench.hello(secs(1));
+    assert_eq!(hello.streams.len(), 1);
+    bench.answer(secs(1), &hello, |_| 0);
+    assert_eq!(bench.send_all(secs(2)), [(readings(3), 1, 5)]);
+    // What is known, or gone, is no reason.
+    bench.engine.handle_streams(&[info(readings(3), 1, 5, 0), info(events(2), 5, 4, 4)]);
+    assert_eq!(bench.poll(secs(3)), None);
+}
+
+#[test]
+fn a_stream_that_an_open_hello_does_not_name_waits_for_its_answer() {
+    let mut bench = Bench::new(vec![]);
+    bench.connect(secs(0));
+    bench.engine.handle_epoch(secs(10), epoch(8));
+    let hello = bench.hello(secs(10));
+    // Should this batch be stored first, the hello would then take its rows for lost.
+    bench.engine.handle_appended(secs(11), events(8), 1);
+    assert_eq!(bench.send_all(secs(11)), []);
+    bench.answer(secs(12), &hello, |_| 0);
+    assert_eq!(bench.send_all(secs(12)), [(events(8), 1, 1)]);
+    bench.sync_ack(secs(13), events(8), 1, 1);
+    // The next one names it.
+    bench.engine.want_hello(secs(20));
+    bench.hello(secs(20));
+    bench.engine.handle_appended(secs(21), events(8), 2);
+    assert_eq!(bench.send_all(secs(21)), [(events(8), 2, 2)]);
+}
+
+#[test]
 fn a_time_that_no_bridge_can_mean_is_not_taken() {
     for time in [i64::MIN, -1, i64::MAX] {
         let mut bench = Bench::new(vec![info(readings(1), 1, 5, 0)]);
