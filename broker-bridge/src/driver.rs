@@ -14,7 +14,6 @@
 #![allow(clippy::disallowed_methods, reason = "a driver: it reads the clock for the engine")]
 
 mod alarms;
-mod outbound;
 mod queue;
 mod storage;
 
@@ -29,9 +28,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 use crate::ingest::{Answer, Incoming};
+use crate::outbound::Outbound;
 use crate::store::StoreError;
 use alarms::AlarmLog;
-use outbound::Outbound;
 use queue::{Job, JobId};
 use storage::Report;
 pub(crate) use storage::StorageThread;

@@ -15,6 +15,7 @@ mod driver;
 pub mod engine;
 pub mod fail_points;
 pub mod ingest;
+pub mod outbound;
 mod run;
 pub mod store;
 

@@ -21,7 +21,7 @@ const DEVICE_STREAMS_MAX: usize = 4_096;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Outbound {
+pub struct Outbound {
     devices: BTreeMap<DeviceId, Waiting>,
     /// Devices with an answer that waits, each once, in the order in which they are served:
     /// one that asks without a pause does not hold up the others.
@@ -40,7 +40,7 @@ struct Waiting {
 
 impl Outbound {
     /// Adds an answer.
-    pub(crate) fn push(&mut self, answer: Answer) {
+    pub fn push(&mut self, answer: Answer) {
         match answer {
             Answer::State(device, state) => {
                 self.incarnation(Identity { store: state.store, r#gen: state.r#gen });
@@ -57,7 +57,7 @@ impl Outbound {
 
     /// The next message, of the device whose turn it is: its states first, since it waits for
     /// one before it sends.
-    pub(crate) fn next(&self) -> Option<Answer> {
+    pub fn next(&self) -> Option<Answer> {
         let device = self.turns.front()?;
         let waiting = self.devices.get(device)?;
         if let Some(state) = waiting.states.front() {
@@ -69,7 +69,7 @@ impl Outbound {
     }
 
     /// The connection has taken what `next` gave.
-    pub(crate) fn taken(&mut self, answer: &Answer) {
+    pub fn taken(&mut self, answer: &Answer) {
         let Some(device) = self.turns.pop_front() else { return };
         let Some(waiting) = self.devices.get_mut(&device) else { return };
         match answer {
@@ -90,7 +90,7 @@ impl Outbound {
     }
 
     /// A connection is gone: every gateway will say hello again.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = Outbound::default();
     }
 
