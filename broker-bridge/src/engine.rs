@@ -13,7 +13,7 @@ mod hello;
 mod poison;
 
 pub use batch::{Claim, SyncAckDraft};
-pub use hello::{HelloPlan, HelloRow, Staged};
+pub use hello::{HelloPlan, HelloRow, SUPERSEDED_MS, Staged};
 pub(crate) use poison::clean;
 pub use poison::{Content, Poison, TIME_MAX_MS, TIME_MIN_MS, judge_event, judge_readings};
 
@@ -60,9 +60,11 @@ pub struct Guards {
     pub absence_yields: bool,
     /// A stream that a complete hello does not name has lost what is not covered.
     pub absent_is_missing: bool,
-    /// A hello whose number is not higher than one already applied changes nothing.
+    /// What a card has lost beyond the `last` that it names is missing, too.
+    pub rolled_back_is_missing: bool,
+    /// A hello whose number is not higher than one already applied moves no floor.
     pub lower_no_ignored: bool,
-    /// A hello of an epoch that a later one has replaced changes nothing.
+    /// A hello of an epoch that another has just replaced moves no floor.
     pub superseded_ignored: bool,
 }
 
@@ -76,6 +78,7 @@ impl Default for Guards {
             floor_moves_forward: true,
             absence_yields: true,
             absent_is_missing: true,
+            rolled_back_is_missing: true,
             lower_no_ignored: true,
             superseded_ignored: true,
         }
@@ -137,13 +140,15 @@ mod tests {
             let hi = engine.stored_up_to(&row, claim);
             told += &format!("{runs:?} {hi} {} {} | ", row.floor, row.claimed);
         }
+        engine.claim_named(&mut row, Claim { floor: 5, last: 4 }, true);
+        told += &format!("{} | ", row.floor);
         let mut hello = HelloRow::default();
         for (no, superseded) in [(2, false), (1, false), (3, true)] {
-            hello.superseded |= superseded;
+            hello.superseded = hello.superseded.or(superseded.then_some(1_000));
             let (nonce, epoch) = (Nonce([1; 16]), Epoch([2; 16]));
             let (v, attempt, page, pages, streams) = (VERSION, 1, 1, 1, Vec::new());
             let page = Hello { v, nonce, attempt, no, page, pages, epoch, streams };
-            let plan = engine.plan_hello(&hello, &page);
+            let plan = engine.plan_hello(&hello, &page, 2_000);
             told += &format!("{} ", plan != HelloPlan::Nothing);
             if let HelloPlan::Stage { row, .. } = plan {
                 hello = row;
@@ -156,7 +161,7 @@ mod tests {
     fn every_guard_makes_a_difference() {
         let all_on = history(&Engine::default());
         type Switch = (&'static str, fn(&mut Guards));
-        let off: [Switch; 9] = [
+        let off: [Switch; 10] = [
             ("dedup", |guards| guards.dedup = false),
             ("hi_stops_at_hole", |guards| guards.hi_stops_at_hole = false),
             ("hi_stops_at_last", |guards| guards.hi_stops_at_last = false),
@@ -164,6 +169,7 @@ mod tests {
             ("floor_moves_forward", |guards| guards.floor_moves_forward = false),
             ("absence_yields", |guards| guards.absence_yields = false),
             ("absent_is_missing", |guards| guards.absent_is_missing = false),
+            ("rolled_back_is_missing", |guards| guards.rolled_back_is_missing = false),
             ("lower_no_ignored", |guards| guards.lower_no_ignored = false),
             ("superseded_ignored", |guards| guards.superseded_ignored = false),
         ];

@@ -204,7 +204,7 @@ pub trait Txn {
 
     /// The epoch's row; made if need be.
     fn epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<EpochRef, StoreError>;
-    /// What is known of the epoch's hellos.
+    /// What is known of the epoch's hellos, locked until the transaction ends.
     fn hello(&mut self, epoch: EpochRef) -> Result<HelloRow, StoreError>;
     /// Its row after the engine's decisions; the pages are kept apart.
     fn save_hello(&mut self, epoch: EpochRef, row: &HelloRow) -> Result<(), StoreError>;
@@ -219,8 +219,14 @@ pub trait Txn {
     fn staged(&mut self, epoch: EpochRef) -> Result<Vec<HelloStream>, StoreError>;
     /// Forgets the staged pages.
     fn unstage(&mut self, epoch: EpochRef) -> Result<(), StoreError>;
-    /// Every other epoch of the device is one of the past; their staged pages are forgotten.
-    fn supersede_others(&mut self, device: DeviceRef, epoch: EpochRef) -> Result<(), StoreError>;
+    /// Every other epoch of the device is one of the past, from `now` (Unix ms) on if it was not
+    /// before; their staged pages are forgotten.
+    fn supersede_others(
+        &mut self,
+        device: DeviceRef,
+        epoch: EpochRef,
+        now: i64,
+    ) -> Result<(), StoreError>;
 
     /// Counts an alarm.
     fn alarm(&mut self, alarm: &Alarm, now: i64) -> Result<(), StoreError>;

@@ -41,6 +41,23 @@ impl Engine {
         row.floor_by_absence = false;
     }
 
+    /// Takes note of what a complete hello says is held. `ended`: of an epoch that nobody appends
+    /// to any more; what was given beyond its `last` was lost with a card that was rolled back.
+    ///
+    /// It can be shown as missing once all that is still held is covered, since the floor is one
+    /// number; until then it waits with the rest.
+    pub fn claim_named(&self, row: &mut StreamRow, claim: Claim, ended: bool) {
+        self.claim(row, claim);
+        let rolled_back = ended && claim.last < row.claimed;
+        if rolled_back
+            && self.guards.rolled_back_is_missing
+            && row.coverage.missing_within(claim.floor, claim.last).is_empty()
+        {
+            row.floor = row.claimed + 1;
+            row.floor_by_absence = true;
+        }
+    }
+
     /// Takes a batch of a valid envelope into its stream's row. Returns which of its rows
     /// are new and have to be stored, in order; none: it is a duplicate.
     ///

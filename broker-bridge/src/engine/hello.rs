@@ -6,13 +6,19 @@
 //!             thought to be held is not: its floor goes past what it claimed
 //! ```
 //!
-//! Whatever a page changes or not, it is answered: a state only says what is covered.
+//! Whatever a page changes or not, it is answered: a state only says what is covered. And what its
+//! streams have given is remembered, however late it comes: that stays true.
 
 use std::collections::BTreeSet;
 
 use fieldpost_protocol::Hello;
 
 use super::{Engine, StreamRow};
+
+/// A hello of an epoch that was superseded less than this ago comes late, from a process that has
+/// ended. After that its process lives: on a copy of the card, or it was superseded by mistake,
+/// since nothing tells the late hello of an unknown epoch from one of a new card.
+pub const SUPERSEDED_MS: i64 = 600_000;
 
 /// What storage knows about the hellos of one (device, epoch).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,8 +27,8 @@ pub struct HelloRow {
     pub applied: Option<u64>,
     /// The one that is being collected.
     pub staged: Option<Staged>,
-    /// A later epoch of this device has said hello.
-    pub superseded: bool,
+    /// When another epoch of this device said hello, in Unix ms.
+    pub superseded: Option<i64>,
 }
 
 /// A hello of which some pages are there.
@@ -39,7 +45,7 @@ pub struct Staged {
 /// What a page of a hello changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HelloPlan {
-    /// Late or repeated: nothing. It is answered from what is stored.
+    /// Late or repeated: no floor. It is answered from what is stored.
     Nothing,
     /// It is taken in.
     Stage {
@@ -55,8 +61,11 @@ pub enum HelloPlan {
 impl Engine {
     /// What to do with a page. Where it is taken in, every other epoch of the device is
     /// superseded by the caller, in the same transaction.
-    pub fn plan_hello(&self, row: &HelloRow, hello: &Hello) -> HelloPlan {
-        if row.superseded && self.guards.superseded_ignored {
+    ///
+    /// `now` in Unix ms.
+    pub fn plan_hello(&self, row: &HelloRow, hello: &Hello, now: i64) -> HelloPlan {
+        let superseded = row.superseded.is_some_and(|at| now.saturating_sub(at) < SUPERSEDED_MS);
+        if superseded && self.guards.superseded_ignored {
             return HelloPlan::Nothing;
         }
         let applied = row.applied.is_some_and(|applied| hello.no <= applied);
@@ -71,10 +80,10 @@ impl Engine {
         seen.insert(hello.page);
         let complete = seen.len() == hello.pages as usize;
         let row = if complete {
-            HelloRow { applied: Some(hello.no), staged: None, superseded: false }
+            HelloRow { applied: Some(hello.no), staged: None, superseded: None }
         } else {
             let staged = Some(Staged { no: hello.no, pages: hello.pages, seen });
-            HelloRow { applied: row.applied, staged, superseded: false }
+            HelloRow { applied: row.applied, staged, superseded: None }
         };
         HelloPlan::Stage { row, afresh, complete }
     }
@@ -97,6 +106,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: i64 = 1_795_000_000_000;
+
     fn page(no: u64, page: u32, pages: u32) -> Hello {
         let (nonce, epoch) = (Nonce([1; 16]), Epoch([2; 16]));
         Hello { v: 1, nonce, attempt: 1, no, page, pages, epoch, streams: Vec::new() }
@@ -104,7 +115,7 @@ mod tests {
 
     /// Applies a page; `None` where it changes nothing, else whether the hello is complete.
     fn take(row: &mut HelloRow, hello: Hello) -> Option<bool> {
-        match Engine::default().plan_hello(row, &hello) {
+        match Engine::default().plan_hello(row, &hello, NOW) {
             HelloPlan::Nothing => None,
             HelloPlan::Stage { row: after, complete, .. } => {
                 *row = after;
@@ -141,8 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_of_a_superseded_epoch_changes_nothing() {
-        let mut row = HelloRow { superseded: true, ..HelloRow::default() };
-        assert_eq!(take(&mut row, page(9, 1, 1)), None);
+    fn a_hello_of_an_epoch_that_was_just_superseded_changes_nothing_and_a_later_one_does() {
+        let superseded = |at| HelloRow { superseded: Some(at), ..HelloRow::default() };
+        assert_eq!(take(&mut superseded(NOW - 1), page(9, 1, 1)), None);
+        let mut row = superseded(NOW - SUPERSEDED_MS);
+        assert_eq!(take(&mut row, page(9, 1, 1)), Some(true));
+        assert_eq!(row.superseded, None, "its process lives");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fieldpost_fail_point::point;
 use fieldpost_protocol::{
-    Ack, DeviceId, Hello, SYNC_ACKS_MAX, State, StateStream, StreamKey, SyncAcks, VERSION,
+    Ack, DeviceId, Epoch, Hello, SYNC_ACKS_MAX, State, StateStream, StreamKey, SyncAcks, VERSION,
     VERSIONS_READ,
 };
 
@@ -16,8 +16,8 @@ use crate::engine::{
     Claim, Content, Engine, HelloPlan, Poison, StreamRow, SyncAckDraft, judge_event, judge_readings,
 };
 use crate::store::{
-    Alarm, DEAD_LETTERS_MAX, DeviceRef, DeviceWord, Identity, LockedStream, NewDeadLetter,
-    NewReadings, StoreError, Txn,
+    Alarm, DEAD_LETTERS_MAX, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream,
+    NewDeadLetter, NewReadings, StoreError, Txn,
 };
 
 /// What a committed transaction has to say.
@@ -284,30 +284,43 @@ impl<'a, T: Txn> Round<'a, T> {
         let at = self.heard(device, true)?;
         let epoch = self.txn.epoch(at, hello.epoch)?;
         let before = self.txn.hello(epoch)?;
-        if let HelloPlan::Stage { row, afresh, complete } = self.engine.plan_hello(&before, hello) {
-            if afresh {
-                self.txn.unstage(epoch)?;
-            }
-            self.txn.supersede_others(at, epoch)?;
-            self.txn.stage_page(epoch, hello.page, &hello.streams)?;
-            self.txn.save_hello(epoch, &row)?;
-            point!("ingest.hello_saved");
-            if complete {
-                let all = self.txn.staged(epoch)?;
-                let named: BTreeMap<StreamKey, Claim> = all
-                    .iter()
-                    .map(|stream| (stream.key, Claim { floor: stream.floor, last: stream.last }))
-                    .collect();
-                self.apply(at, &named)?;
-                self.txn.unstage(epoch)?;
-            } else {
-                self.claim(at, hello)?;
+        match self.engine.plan_hello(&before, hello, self.now) {
+            HelloPlan::Nothing => self.claim(at, hello)?,
+            HelloPlan::Stage { row, afresh, complete } => {
+                if afresh {
+                    self.txn.unstage(epoch)?;
+                }
+                self.txn.stage_page(epoch, hello.page, &hello.streams)?;
+                self.txn.save_hello(epoch, &row)?;
+                point!("ingest.hello_saved");
+                if complete {
+                    self.apply_staged(at, epoch, hello)?;
+                } else {
+                    self.claim(at, hello)?;
+                }
+                // Last: of what the hello names, epochs that were not known have a row by now.
+                self.txn.supersede_others(at, epoch, self.now)?;
             }
         }
         self.answer(device, at, hello)
     }
 
-    /// A page that is not the last: only what its streams have given.
+    fn apply_staged(
+        &mut self,
+        device: DeviceRef,
+        epoch: EpochRef,
+        hello: &Hello,
+    ) -> Result<(), StoreError> {
+        let all = self.txn.staged(epoch)?;
+        let named: BTreeMap<StreamKey, Claim> = all
+            .iter()
+            .map(|stream| (stream.key, Claim { floor: stream.floor, last: stream.last }))
+            .collect();
+        self.apply(device, hello.epoch, &named)?;
+        self.txn.unstage(epoch)
+    }
+
+    /// A page that is not the last, or comes late: only what its streams have given.
     fn claim(&mut self, device: DeviceRef, hello: &Hello) -> Result<(), StoreError> {
         let claims: BTreeMap<StreamKey, u64> =
             hello.streams.iter().map(|stream| (stream.key, stream.last)).collect();
@@ -321,10 +334,12 @@ impl<'a, T: Txn> Round<'a, T> {
     fn apply(
         &mut self,
         device: DeviceRef,
+        current: Epoch,
         named: &BTreeMap<StreamKey, Claim>,
     ) -> Result<(), StoreError> {
         for (&key, &claim) in named {
-            self.change(device, key, |engine, row| engine.claim(row, claim))?;
+            let ended = key.epoch != current;
+            self.change(device, key, |engine, row| engine.claim_named(row, claim, ended))?;
         }
         for mut locked in self.txn.held_streams(device)? {
             if !named.contains_key(&locked.key) && self.engine.absent(&mut locked.row) {

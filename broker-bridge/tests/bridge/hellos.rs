@@ -45,16 +45,41 @@ fn an_epoch_that_comes_back_is_waiting_again() {
 }
 
 #[test]
-fn a_late_hello_is_answered_but_changes_nothing() {
+fn a_late_hello_moves_no_floor_but_what_it_says_was_given_is_remembered() {
     let mut bench = Bench::new();
     bench.hello(1, 2, &[held(1, 1, 5)]);
-    let answers = bench.hello(1, 1, &[held(1, 1, 99)]);
-    assert_eq!(answers, [state(1, 0)]);
+    let answers = bench.hello(1, 1, &[held(1, 3, 6)]);
+    assert_eq!(answers, [state(1, 2)]);
     bench.hello(2, 1, &[held(1, 1, 5), held(2, 1, 1)]);
-    // The process of epoch 1 is gone: what it still says is old.
-    bench.hello(1, 7, &[held(1, 4, 99)]);
-    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [1, 2, 3, 4, 5]);
+    // The process of epoch 1 is gone, or runs on a copy of the card: its floors are old, but
+    // these rows exist, and its card may die before they come.
+    bench.hello(1, 7, &[held(1, 4, 7)]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(bench.seqs("missing", 1, Stream::Readings), [0u64; 0]);
+    bench.hello(2, 2, &[held(2, 1, 1)]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn what_a_rolled_back_card_has_lost_is_missing_once_the_rest_is_stored() {
+    let mut bench = Bench::new();
+    bench.acks(&[batch(1, 1, 3, 1, 9)]);
+    // An older image of the card knows of five rows; 6 to 9 are nowhere any more.
+    bench.hello(2, 1, &[held(1, 1, 5)]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [4, 5, 6, 7, 8, 9]);
+    bench.acks(&[batch(1, 4, 2, 1, 5)]);
+    bench.hello(2, 2, &[held(1, 1, 5)]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [0u64; 0]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [6, 7, 8, 9]);
+    // They were on a copy of the card, which comes back.
+    bench.acks(&[batch(1, 6, 1, 1, 9)]);
+    assert_eq!(bench.seqs("waiting", 1, Stream::Readings), [7, 8, 9]);
+    assert_eq!(bench.seqs("missing", 1, Stream::Readings), [0u64; 0]);
+    // The epoch that is appended to has not ended: its last rises.
+    bench.hello(1, 1, &[held(1, 1, 9)]);
+    bench.acks(&[batch(2, 1, 1, 1, 3)]);
+    bench.hello(2, 3, &[held(2, 1, 1)]);
+    assert_eq!(bench.seqs("waiting", 2, Stream::Readings), [2, 3]);
 }
 
 #[test]
@@ -103,4 +128,15 @@ fn claims_beyond_all_measure_spoil_nobodys_view() {
     let status = bench.query().status().unwrap();
     assert_eq!((status.waiting, status.missing, status.readings), (i64::MAX, 3, 2));
     assert_eq!(bench.query().devices().unwrap()[0].cell("waiting"), i64::MAX);
+}
+
+#[test]
+fn a_late_hello_of_an_epoch_that_was_known_by_name_alone_supersedes_nobody() {
+    let mut bench = Bench::new();
+    // Epoch 1 never came through; its successor names it.
+    bench.hello(2, 1, &[held(1, 1, 3), held(2, 1, 2)]);
+    bench.acks(&[batch(2, 1, 1, 1, 2)]);
+    bench.hello(1, 1, &[held(1, 1, 3)]);
+    assert_eq!(bench.seqs("waiting", 2, Stream::Readings), [2]);
+    assert_eq!(bench.seqs("missing", 2, Stream::Readings), [0u64; 0]);
 }

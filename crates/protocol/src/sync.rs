@@ -26,7 +26,7 @@ pub struct Hello {
     /// 1, 2, 3...: which repetition this is, so that the time of day in the answer can be
     /// held against the moment when this very attempt was sent.
     pub attempt: u32,
-    /// Rises with each new hello of the epoch; a late one of lower number changes nothing.
+    /// Rises with each new hello of the epoch; a late one of lower number moves no floor.
     pub no: u64,
     /// This page, 1 to `pages`.
     pub page: u32,

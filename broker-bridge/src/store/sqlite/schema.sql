@@ -45,7 +45,7 @@ CREATE TABLE epoch (
     hello_applied INTEGER,
     hello_no      INTEGER,      -- the hello that is being collected
     hello_pages   INTEGER,
-    superseded    INTEGER NOT NULL DEFAULT 0,
+    superseded    INTEGER NOT NULL DEFAULT 0,   -- Unix ms of another epoch's hello; 0: none
     UNIQUE (device, epoch)
 ) STRICT;
 

@@ -326,7 +326,7 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn hello(&mut self, epoch: EpochRef) -> Result<HelloRow> {
-        type Raw = (Option<i64>, Option<i64>, Option<u32>, bool);
+        type Raw = (Option<i64>, Option<i64>, Option<u32>, i64);
         let sql = "SELECT hello_applied, hello_no, hello_pages, superseded FROM epoch \
                    WHERE ref = ?1";
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
@@ -345,6 +345,8 @@ impl Txn for SqliteTxn<'_> {
             }
             None => None,
         };
+        // 0: it is not. Files of earlier versions have a 1, which is long ago.
+        let superseded = (superseded != 0).then_some(superseded);
         Ok(HelloRow { applied: applied.map(|no| no as u64), staged, superseded })
     }
 
@@ -358,7 +360,7 @@ impl Txn for SqliteTxn<'_> {
                 row.applied.map(|no| no as i64),
                 staged.map(|staged| staged.no as i64),
                 staged.map(|staged| staged.pages),
-                row.superseded,
+                row.superseded.unwrap_or(0),
             ),
         )?;
         Ok(())
@@ -390,16 +392,16 @@ impl Txn for SqliteTxn<'_> {
         Ok(())
     }
 
-    fn supersede_others(&mut self, device: DeviceRef, epoch: EpochRef) -> Result<()> {
+    fn supersede_others(&mut self, device: DeviceRef, epoch: EpochRef, now: i64) -> Result<()> {
         self.execute(
             "DELETE FROM hello_page WHERE epoch IN \
              (SELECT ref FROM epoch WHERE device = ?1 AND ref <> ?2 AND NOT superseded)",
             (device.0, epoch.0),
         )?;
         self.execute(
-            "UPDATE epoch SET superseded = 1, hello_no = NULL, hello_pages = NULL \
+            "UPDATE epoch SET superseded = ?3, hello_no = NULL, hello_pages = NULL \
              WHERE device = ?1 AND ref <> ?2 AND NOT superseded",
-            (device.0, epoch.0),
+            (device.0, epoch.0, now.max(1)),
         )?;
         Ok(())
     }
