@@ -194,18 +194,31 @@ fn a_deleted_storage_is_made_anew_under_its_id_and_gets_everything_again() -> an
     settle(&mut rig)
 }
 
-/// Stores, takes a backup, stores more, and puts the backup back in the bridge's absence.
+/// Runs a command of the `sqlite3` shell.
+fn sqlite3(file: &Path, command: &str) -> anyhow::Result<()> {
+    let output = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 20000"])
+        .arg(file)
+        .arg(command)
+        .output()
+        .context("running sqlite3; it is in Debian's package sqlite3")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Takes a backup of what is stored, and lets more be stored.
+fn back_up(rig: &Rig) -> anyhow::Result<PathBuf> {
+    let backup = rig.world.dir().join("backup.db");
+    sqlite3(&rig.world.storage(), &format!(".backup '{}'", backup.display()))?;
+    rig.wait_stored(rig.ledger.len() + 300)?;
+    Ok(backup)
+}
+
+/// Puts a backup back in the bridge's absence.
 fn restored(announced: bool) -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
     rig.run(RATE)?;
-    let (storage, backup) = (rig.world.storage(), rig.world.dir().join("backup.db"));
-    let taken = Command::new("sqlite3")
-        .arg(&storage)
-        .arg(format!(".backup '{}'", backup.display()))
-        .output()
-        .context("running sqlite3; it is in Debian's package sqlite3")?;
-    ensure!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
-    rig.wait_stored(rig.ledger.len() + 300)?;
+    let (storage, backup) = (rig.world.storage(), back_up(&rig)?);
     rig.world.stop_bridge()?;
     for end in ENDS {
         let _ = std::fs::remove_file(file(&storage, end));
@@ -228,4 +241,15 @@ fn a_storage_that_was_restored_from_a_backup_gets_back_what_the_backup_lacks() -
 #[test]
 fn a_restored_storage_that_nobody_announced_gets_back_what_it_lacks() -> anyhow::Result<()> {
     restored(false)
+}
+
+#[test]
+fn a_storage_that_is_restored_under_a_running_bridge_gets_back_what_it_lacks() -> anyhow::Result<()>
+{
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    let backup = back_up(&rig)?;
+    // Into the very file that the bridge has open: no start, no new gen, and nobody says so.
+    sqlite3(&rig.world.storage(), &format!(".restore '{}'", backup.display()))?;
+    settle(&mut rig)
 }
