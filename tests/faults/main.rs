@@ -12,6 +12,7 @@ mod network;
 mod outbox;
 mod power;
 mod serial;
+mod soak;
 mod storage;
 
 use std::path::PathBuf;

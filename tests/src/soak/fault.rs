@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use fieldpost_demo::judge::read_only;
 use rusqlite::Connection;
 
-use super::account::Account;
+use super::account::{self, Account};
 use crate::proxy::{End, Proxy};
 use crate::wired::Wired;
 
@@ -244,17 +244,16 @@ impl Soaked {
     /// How far it is.
     pub(super) fn progress(&mut self) -> anyhow::Result<String> {
         self.account.look()?;
-        let storage = read_only(&self.wired.rig.world.storage())?;
-        let count = |sql: &str| storage.query_row(sql, [], |row| row.get::<_, i64>(0));
-        let stored = count(
-            "SELECT count(*) FROM reading JOIN source ON source.ref = reading.source WHERE id = 'fruiting'",
-        )?;
-        let missing = count("SELECT coalesce(sum(n), 0) FROM missing WHERE stream = 'readings'")?;
-        let (sent, accepted) = (self.wired.rig.ledger.len(), self.account.accepted());
+        let rig = &self.wired.rig;
+        let stored = account::stored(rig)?;
+        let missing = "SELECT coalesce(sum(n), 0) FROM missing WHERE stream = 'readings'";
+        let missing: i64 =
+            read_only(&rig.world.storage())?.query_row(missing, [], |row| row.get(0))?;
+        let (sent, accepted) = (rig.ledger.len(), self.account.accepted());
         // The look came first: a row may be accepted and stored since.
-        let waiting = (accepted as i64 - stored).max(0);
+        let waiting = accepted.saturating_sub(stored);
         Ok(format!(
-            "{sent} sent  {accepted} accepted  {stored} stored  {waiting} waiting  {missing} missing"
+            "{sent:>8} sent {accepted:>8} accepted {stored:>8} stored {waiting:>6} waiting {missing:>3} missing"
         ))
     }
 }
