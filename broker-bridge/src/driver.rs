@@ -381,8 +381,10 @@ impl Driver {
             return;
         }
         let topic = Topic::BridgeStatus(self.name.clone());
+        point!("send.withdraw.before");
         match self.publish(&topic, self.status.to_json(), true) {
             Sent::Taken => {
+                point!("send.withdraw.after");
                 tracing::warn!("offline: storage takes nothing");
                 self.online = false;
             }

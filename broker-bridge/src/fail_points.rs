@@ -31,6 +31,8 @@ pub const POINTS: &[&str] = &[
     "send.puback.after",
     "send.online.before",
     "send.online.after",
+    "send.withdraw.before",
+    "send.withdraw.after",
     "send.offline.before",
     "send.offline.after",
 ];

@@ -3,6 +3,7 @@
 use super::Cause::{Ends, Replug, Runs};
 use super::Step;
 use super::crash::{Crash, quick};
+use fieldpost_tests::rig::SOON;
 
 /// What it writes.
 pub(super) const STORING: &[Step] = &[
@@ -34,6 +35,9 @@ pub(super) const SPEAKING: &[Step] = &[
     ("send.offline.after", Ends),
 ];
 
+/// What it says once its storage takes nothing.
+pub(super) const WITHDRAWING: &[&str] = &["send.withdraw.before", "send.withdraw.after"];
+
 /// Kills at each, starts again each time, and lets what waited arrive among a few new lines.
 fn kill_at_each(what: &str, steps: &[Step]) -> anyhow::Result<()> {
     let mut crash = Crash::new(what, quick())?;
@@ -62,4 +66,29 @@ fn a_bridge_killed_at_any_answer_stores_everything_once() -> anyhow::Result<()> 
 #[test]
 fn a_bridge_killed_at_any_puback_or_status_stores_everything_once() -> anyhow::Result<()> {
     kill_at_each("the bridge's pubacks", SPEAKING)
+}
+
+/// It takes ten seconds until it says so: both at once.
+#[test]
+fn a_bridge_killed_while_it_gives_up_on_a_locked_storage_stores_everything_once()
+-> anyhow::Result<()> {
+    super::at_once(WITHDRAWING, |point| {
+        let mut crash = Crash::new(point, quick())?;
+        crash.rig.world.start_gateway()?;
+        crash.rig.wait_stored(100)?;
+        crash.rig.world.bridge.take().expect("started with the rig").kill()?;
+        crash.arm("bridge", point, 1);
+        let online = crash.rig.world.times_online()?;
+        crash.rig.world.start_bridge()?;
+        crash.rig.world.wait_bridge_online(online)?;
+        let lock = rusqlite::Connection::open(crash.rig.world.storage())?;
+        lock.busy_timeout(SOON)?;
+        lock.execute_batch("BEGIN IMMEDIATE")?;
+        crash.wait_killed("bridge", point)?;
+        crash.note(point)?;
+        drop(lock);
+        println!("bridge killed at {point}");
+        crash.rig.world.start_bridge()?;
+        crash.finish(0)
+    })
 }
