@@ -156,14 +156,11 @@ fn status(config: &Config, json: bool) -> anyhow::Result<()> {
     print(&printed.text(clock::wall_ms(), &|pid| Path::new(&format!("/proc/{pid}")).exists()))
 }
 
-/// Says so if a damaged file was moved aside: the gateway's own alert will not.
+/// Says so if something was damaged: the gateway's own alert will not.
 fn open_outbox(config: &Config) -> anyhow::Result<Outbox> {
     let (outbox, recovered) = crate::run::open_outbox(config, Now::read())?;
-    if let Some(aside) = recovered.damaged {
-        let aside = aside.display();
-        eprintln!(
-            "fieldpost-gateway: the outbox was damaged and is kept as {aside}; a new one was begun"
-        );
+    if let Some(damage) = recovered.damage() {
+        eprintln!("fieldpost-gateway: {damage}");
     }
     Ok(outbox)
 }

@@ -21,6 +21,7 @@
 
 mod append;
 mod lock;
+mod log;
 mod read;
 mod schema;
 mod seal;
@@ -130,8 +131,30 @@ impl Current {
 pub struct Recovered {
     /// A damaged file was moved aside to here, and a new outbox begun.
     pub damaged: Option<PathBuf>,
+    /// The log alone was damaged: a copy of it is here, and what stood behind is not read.
+    pub broken_log: Option<PathBuf>,
     /// Readings found in tails of earlier epochs and sealed.
     pub sealed: usize,
+}
+
+impl Recovered {
+    /// What there is to say of damage.
+    pub fn damage(&self) -> Option<String> {
+        let kept = |what: &str, aside: &Path, then: &str| {
+            let aside = aside.display();
+            format!(
+                "{what} was damaged and is kept as {aside}; {then} and storage lacks shows as missing"
+            )
+        };
+        let log = self.broken_log.as_ref().map(|aside| {
+            kept("the outbox's log", aside, "what follows the damage cannot be read. What it held")
+        });
+        let file = self
+            .damaged
+            .as_ref()
+            .map(|aside| kept("the outbox", aside, "a new one was begun. What it held"));
+        file.or(log)
+    }
 }
 
 /// See the module.
@@ -156,8 +179,17 @@ impl Outbox {
     /// Opens the file, or makes it; moves a damaged one aside; seals what earlier epochs left.
     pub fn open(settings: Settings, now: Now) -> Result<(Self, Recovered), OpenError> {
         let lock = Arc::new(lock::Lock::take(&settings.path)?);
+        let broken_log = log::keep_if_broken(&settings.path, now.wall_ms).unwrap_or_else(|error| {
+            tracing::error!(%error, "the outbox's log cannot be looked at, or not be kept");
+            None
+        });
         let why = match Outbox::open_whole(&settings, &lock, now) {
             Err(OpenError::Damaged { why, .. }) => why,
+            Ok((outbox, recovered)) if broken_log.is_some() => {
+                // A log of its own, so that the next start does not find the break again.
+                schema::fold(&outbox.conn)?;
+                return Ok((outbox, Recovered { broken_log, ..recovered }));
+            }
             other => return other,
         };
         tracing::error!(path = %settings.path.display(), why, "the outbox is damaged");
@@ -185,7 +217,7 @@ impl Outbox {
         // A large file is not looked through before: damage may show only here.
         let sealed =
             outbox.recover(now).map_err(|error| schema::classify(&settings.path, error))?;
-        Ok((outbox, Recovered { damaged: None, sealed }))
+        Ok((outbox, Recovered { sealed, ..Recovered::default() }))
     }
 
     fn recover(&mut self, now: Now) -> rusqlite::Result<usize> {

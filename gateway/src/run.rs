@@ -45,11 +45,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let now = Now::read();
     let (outbox, recovered) = open_outbox(&config, now)?;
     let mut alerts = Alerts::default();
-    if let Some(aside) = &recovered.damaged {
-        let message = format!(
-            "the outbox was damaged and is kept as {}; a new one was begun. What it held and storage lacks shows as missing",
-            aside.display()
-        );
+    if let Some(message) = recovered.damage() {
         alerts.raise(now.boot_ms, "outbox_damaged", None, Severity::Critical, message);
     }
     let (epoch, _) = outbox.epoch();

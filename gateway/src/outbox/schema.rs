@@ -198,9 +198,14 @@ fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
     point!("outbox.create.after_commit");
     // Into the file itself: with only a log, whoever deletes the log has deleted everything,
     // and the rest looks like a new outbox.
-    conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))?;
+    fold(conn)?;
     point!("outbox.create.after_checkpoint");
     Ok(())
+}
+
+/// Folds the log into the file, and empties it.
+pub(super) fn fold(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))
 }
 
 /// Whether closing folds the log into the file and deletes it, which SQLite does even where the
