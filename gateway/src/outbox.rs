@@ -188,6 +188,7 @@ impl Outbox {
             Ok((outbox, recovered)) if broken_log.is_some() => {
                 // A log of its own, so that the next start does not find the break again.
                 schema::fold(&outbox.conn)?;
+                point!("outbox.log.after_fold");
                 return Ok((outbox, Recovered { broken_log, ..recovered }));
             }
             other => return other,

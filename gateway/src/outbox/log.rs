@@ -13,6 +13,8 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use fieldpost_fail_point::point;
+
 use super::schema::{PAGE_BYTES, beside};
 
 const HEADER_BYTES: usize = 32;
@@ -29,7 +31,11 @@ pub(super) fn keep_if_broken(outbox: &Path, wall_ms: i64) -> io::Result<Option<P
         return Ok(None);
     }
     let aside = beside(outbox, &format!(".damaged-{wall_ms}-wal"));
+    point!("outbox.log.before_copy");
     std::fs::copy(&log, &aside)?;
+    // SQLite is about to write over what nobody else has.
+    std::fs::File::open(&aside)?.sync_all()?;
+    point!("outbox.log.after_copy");
     Ok(Some(aside))
 }
 

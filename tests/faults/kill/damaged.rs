@@ -10,6 +10,9 @@ pub(super) const POINTS: &[&str] = &[
     "outbox.damaged.before_moves",
     "outbox.damaged.between_moves",
     "outbox.damaged.after_moves",
+    "outbox.log.before_copy",
+    "outbox.log.after_copy",
+    "outbox.log.after_fold",
     "outbox.suspect.before_mark",
     "outbox.suspect.after_mark",
 ];
@@ -25,7 +28,11 @@ fn a_gateway_killed_while_it_moves_a_damaged_outbox_aside_deletes_nothing() -> a
             damage_while_it_runs(&mut crash, point)?;
         } else {
             crash.rig.world.gateway.take().expect("it runs between two points").kill()?;
-            spoil(&crash, 0)?;
+            if point.contains("log") {
+                break_log(&crash)?;
+            } else {
+                spoil(&crash, 0)?;
+            }
             crash.arm("gateway", point, 1);
             crash.rig.world.start_gateway()?;
         }
@@ -36,12 +43,14 @@ fn a_gateway_killed_while_it_moves_a_damaged_outbox_aside_deletes_nothing() -> a
         crash.rig.world.start_gateway()?;
     }
     crash.wait_new_lines()?;
-    // Its files, without those of SQLite beside them.
-    let aside = std::fs::read_dir(crash.rig.world.dir())?.flatten().filter(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.starts_with("outbox.db.damaged-") && !name.ends_with("-wal") && !name.ends_with("-shm")
-    });
-    assert_eq!(aside.count(), POINTS.len());
+    let aside: Vec<String> = std::fs::read_dir(crash.rig.world.dir())?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("outbox.db.damaged-") && !name.ends_with("-shm"))
+        .collect();
+    let (logs, files): (Vec<_>, Vec<_>) = aside.iter().partition(|name| name.ends_with("-wal"));
+    assert_eq!(files.len(), POINTS.iter().filter(|point| !point.contains("log")).count());
+    assert!(logs.len() >= POINTS.len() - files.len(), "{aside:?}");
     crash.finish(0)
 }
 
@@ -66,6 +75,15 @@ fn damage_while_it_runs(crash: &mut Crash, point: &str) -> anyhow::Result<()> {
     db.pragma_update(None, "user_version", 1)?;
     crash.rig.board = None;
     Ok(())
+}
+
+/// Flips a bit in the first page of the outbox's log.
+fn break_log(crash: &Crash) -> anyhow::Result<()> {
+    let log = crash.rig.world.outbox().with_extension("db-wal");
+    let file = std::fs::File::options().read(true).write(true).open(log)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 500)?;
+    Ok(file.write_all_at(&[byte[0] ^ 1], 500)?)
 }
 
 /// Overwrites the outbox's file from `from` on.

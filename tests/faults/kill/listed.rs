@@ -17,6 +17,7 @@ const EFFECTS: &[&str] = &[
     "\"wal_checkpoint\"",
     "fs::write(",
     "fs::rename(",
+    "fs::copy(",
     "fs::remove_file(",
     "file.set_len(",
     "self.publish(",
