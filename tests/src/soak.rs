@@ -30,6 +30,8 @@ use interrupt::Interrupts;
 
 /// How often a line tells how far it is.
 const WORD: Duration = Duration::from_secs(10);
+/// How often the books are looked into.
+const ACCOUNT: Duration = Duration::from_secs(1);
 /// How long the first lines may run in peace.
 const PEACE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a fault begins or ends.
@@ -131,6 +133,7 @@ fn run(
     let begin = Instant::now();
     let end = begin + Duration::from_secs_f64(cli.minutes * 60.0);
     let (mut next_fault, mut next_word) = (begin + PEACE, begin + WORD);
+    let mut next_account = begin;
     while Instant::now() < end && !interrupts.asked() {
         faults.heal_due(soaked)?;
         if Instant::now() >= next_fault {
@@ -145,6 +148,10 @@ fn run(
                 faults.begun(),
                 faults.active()
             ));
+        }
+        if Instant::now() >= next_account {
+            next_account = Instant::now() + ACCOUNT;
+            soaked.account.look()?;
         }
         pass(LOOK);
     }

@@ -27,6 +27,10 @@ pub(super) struct Account {
     rate: f64,
     accepted: BTreeSet<u64>,
     last_segment: i64,
+    /// By epoch, at the last look.
+    acked: BTreeMap<[u8; 16], i64>,
+    /// Rows that were not in storage when the outbox had them as acked.
+    acked_too_early: u64,
     /// Lines sent when a gateway was killed, or the port unplugged.
     losses: Vec<u64>,
     /// What a gateway last said that it has refused, by process.
@@ -40,13 +44,16 @@ impl Account {
             rate,
             accepted: BTreeSet::new(),
             last_segment: 0,
+            acked: BTreeMap::new(),
+            acked_too_early: 0,
             losses: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
 
-    /// Takes in what the file holds now.
+    /// Takes in what the file holds now, and holds against storage what it calls acked.
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        self.look_at_acked(&self.outbox.with_file_name("bridge.db"))?;
         let mut conn = read_only(&self.outbox)?;
         // One snapshot: a seal between two queries would hide rows from both.
         let snapshot = conn.transaction()?;
@@ -66,6 +73,32 @@ impl Account {
         let mut rows = tail.query([SOURCE])?;
         while let Some(row) = rows.next()? {
             self.accepted.extend(line_of(&Metrics::from_json(&row.get::<_, String>(0)?)?));
+        }
+        Ok(())
+    }
+
+    /// What the outbox has written down as acked has to be in storage: whoever says so before
+    /// the commit is found out here, and not in the end, when a state has mended it.
+    fn look_at_acked(&mut self, storage: &Path) -> anyhow::Result<()> {
+        let outbox = read_only(&self.outbox)?;
+        let mut streams = outbox.prepare(
+            "SELECT epoch.epoch, acked FROM stream JOIN epoch ON epoch.id = stream.epoch
+             WHERE stream = 'readings'",
+        )?;
+        let mut rows = streams.query([])?;
+        // The outbox first: storage only grows.
+        let storage = read_only(storage)?;
+        let mut stored = storage.prepare(
+            "SELECT count(*) FROM reading JOIN epoch ON epoch.ref = reading.epoch
+             WHERE epoch.epoch = ?1 AND seq <= ?2",
+        )?;
+        while let Some(row) = rows.next()? {
+            let (epoch, acked): ([u8; 16], i64) = (row.get(0)?, row.get(1)?);
+            if self.acked.insert(epoch, acked) == Some(acked) {
+                continue;
+            }
+            let stored: i64 = stored.query_row((&epoch[..], acked), |row| row.get(0))?;
+            self.acked_too_early += (acked - stored).max(0) as u64;
         }
         Ok(())
     }
@@ -125,6 +158,7 @@ impl Account {
             refused: self.refused.values().sum(),
             stored: found.stored(),
             not_stored: not_stored.count() as u64,
+            acked_too_early: self.acked_too_early,
             missing: found.missing,
             waiting: found.waiting,
             duplicated: found.duplicates(),
@@ -204,6 +238,7 @@ pub(super) struct Verdict {
     refused: u64,
     stored: u64,
     not_stored: u64,
+    acked_too_early: u64,
     missing: u64,
     waiting: u64,
     duplicated: u64,
@@ -220,7 +255,8 @@ impl Verdict {
     /// nothing has a reason to be missing, or to become a dead letter.
     pub(super) fn is_good(&self) -> bool {
         let lost = self.not_stored + self.missing + self.waiting + self.letters + self.unexplained;
-        self.drained && self.stored > 0 && lost + self.duplicated + self.wrong == 0
+        let spoiled = self.duplicated + self.wrong + self.acked_too_early;
+        self.drained && self.stored > 0 && lost + spoiled == 0
     }
 
     /// For a person.
@@ -240,6 +276,7 @@ impl Verdict {
         );
         for (what, n) in [
             ("accepted, not stored   ", self.not_stored),
+            ("acked, not stored then ", self.acked_too_early),
             ("waiting                ", self.waiting),
             ("dead letters           ", self.letters),
         ] {
