@@ -206,11 +206,18 @@ fn sqlite3(file: &Path, command: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes a backup of what is stored, and lets more be stored.
-fn back_up(rig: &Rig) -> anyhow::Result<PathBuf> {
+/// Takes a backup of what is stored and lets more be stored, all of it by a gateway that then
+/// starts anew: what the backup lacks is of an epoch for which nothing waits any more.
+fn back_up(rig: &mut Rig) -> anyhow::Result<PathBuf> {
     let backup = rig.world.dir().join("backup.db");
     sqlite3(&rig.world.storage(), &format!(".backup '{}'", backup.display()))?;
     rig.wait_stored(rig.ledger.len() + 300)?;
+    let stored = rig.settle()?.lines.len();
+    rig.board.take().context("plugged in")?.unplug()?;
+    rig.world.stop_gateway()?;
+    rig.world.start_gateway()?;
+    rig.plug(RATE)?;
+    rig.wait_stored(stored as u64 + 100)?;
     Ok(backup)
 }
 
@@ -218,7 +225,7 @@ fn back_up(rig: &Rig) -> anyhow::Result<PathBuf> {
 fn restored(announced: bool) -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
     rig.run(RATE)?;
-    let (storage, backup) = (rig.world.storage(), back_up(&rig)?);
+    let (storage, backup) = (rig.world.storage(), back_up(&mut rig)?);
     rig.world.stop_bridge()?;
     for end in ENDS {
         let _ = std::fs::remove_file(file(&storage, end));
@@ -248,7 +255,7 @@ fn a_storage_that_is_restored_under_a_running_bridge_gets_back_what_it_lacks() -
 {
     let mut rig = Rig::new(settings())?;
     rig.run(RATE)?;
-    let backup = back_up(&rig)?;
+    let backup = back_up(&mut rig)?;
     // Into the very file that the bridge has open: no start, no new gen, and nobody says so.
     sqlite3(&rig.world.storage(), &format!(".restore '{}'", backup.display()))?;
     settle(&mut rig)
