@@ -303,8 +303,15 @@ fn a_second_gateway_on_an_outbox_exits_and_names_the_first() -> anyhow::Result<(
     let mut rig = Rig::new(settings())?;
     rig.run(RATE)?;
     let first = rig.world.gateway.as_ref().context("started above")?.id();
-    let error = rig.world.run_gateway(&["run"]).expect_err("refused").to_string();
-    assert!(error.contains(&format!("in use by process {first}")), "{error}");
+    let second = rig.world.command("gateway").arg("run").stderr(Stdio::piped()).spawn();
+    let mut second = second.context("starting the second")?;
+    let ended = wait_until("the second's end", SOON, || Ok(second.try_wait()?.is_some()));
+    let _ = second.kill();
+    let output = second.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ended.with_context(|| said.to_string())?;
+    assert!(!output.status.success());
+    assert!(said.contains(&format!("in use by process {first}")), "{said}");
     let found = rig.settle()?;
     assert_eq!(found.stored(), rig.ledger.len());
     Ok(())
