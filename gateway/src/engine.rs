@@ -23,6 +23,7 @@ mod flow;
 mod guards;
 mod hello;
 mod interface;
+mod view;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -158,6 +159,15 @@ impl Engine {
     /// What the outbox holds after a trim, or after rows were dropped.
     pub fn handle_streams(&mut self, streams: &[StreamInfo]) {
         self.flows.retain(|flow| streams.iter().any(|info| info.key == flow.key));
+        let listed_lower = |open: &Open| {
+            let is_lower =
+                |info: &StreamInfo| open.floor_of(info.key).is_some_and(|it| it < info.floor);
+            streams.iter().any(is_lower)
+        };
+        if self.guards.hello_when_floors_move && self.open.as_ref().is_some_and(listed_lower) {
+            // What it says is held is gone: storage would wait for it.
+            self.want_hello(Duration::ZERO);
+        }
         for info in streams {
             match self.flows.iter_mut().find(|flow| flow.key == info.key) {
                 Some(flow) => flow.hold(info.floor, info.last, &self.guards),
@@ -447,53 +457,6 @@ impl Engine {
     /// What the driver has to do or to tell.
     pub fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
-    }
-
-    /// Rows held and not acked.
-    pub fn waiting(&self) -> u64 {
-        self.flows.iter().map(|flow| flow.last - flow.acked).sum()
-    }
-
-    /// Rows held and acked.
-    pub fn acked(&self) -> u64 {
-        self.flows.iter().map(|flow| flow.acked + 1 - flow.floor.min(flow.acked + 1)).sum()
-    }
-
-    /// `acked` of every stream, for the outbox to write down.
-    pub fn acked_streams(&self) -> Vec<(StreamKey, Seq)> {
-        self.flows.iter().map(|flow| (flow.key, flow.acked)).collect()
-    }
-
-    fn waiting_of(&self, stream: Stream) -> u64 {
-        let flows = self.flows.iter().filter(|flow| flow.key.stream == stream);
-        flows.map(|flow| flow.last - flow.acked).sum()
-    }
-
-    /// Since when readings, or events, wait without any progress.
-    pub fn no_progress_since(&self) -> Option<Duration> {
-        let waiting = [Stream::Events, Stream::Readings].into_iter();
-        let waiting = waiting.filter(|stream| self.waiting_of(*stream) > 0);
-        waiting.map(|stream| self.last_progress[stream as usize]).min()
-    }
-
-    /// Streams whose first row goes alone and still gets no sync ack.
-    pub fn stuck(&self) -> impl Iterator<Item = StreamKey> {
-        self.flows.iter().filter(|flow| flow.is_stuck()).map(|flow| flow.key)
-    }
-
-    /// The bridge reads no version of ours: nothing is sent.
-    pub fn is_mute(&self) -> bool {
-        self.mute
-    }
-
-    /// The storage that is believed.
-    pub fn store(&self) -> Option<StoreId> {
-        self.store
-    }
-
-    /// Whether a state on this connection has confirmed the storage.
-    pub fn is_confirmed(&self) -> bool {
-        self.online && self.confirmed
     }
 
     fn want_hello(&mut self, at: Duration) {

@@ -25,6 +25,8 @@ pub struct Guards {
     pub acked_follows_floor: bool,
     /// A stream that a hello under way does not name sends nothing before its answer.
     pub waits_for_hello: bool,
+    /// Rows that go while a hello is under way are told of by the next one, at once.
+    pub hello_when_floors_move: bool,
     /// Resends back off.
     pub backoff: bool,
 }
@@ -43,6 +45,7 @@ impl Default for Guards {
             lists_acked: true,
             acked_follows_floor: true,
             waits_for_hello: true,
+            hello_when_floors_move: true,
             backoff: true,
         }
     }

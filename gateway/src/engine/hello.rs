@@ -129,8 +129,17 @@ impl Open {
 
     /// The last row of the stream, if a page names it.
     pub(super) fn last_of(&self, key: StreamKey) -> Option<Seq> {
+        self.named(key).map(|listed| listed.last)
+    }
+
+    /// Likewise its floor.
+    pub(super) fn floor_of(&self, key: StreamKey) -> Option<Seq> {
+        self.named(key).map(|listed| listed.floor)
+    }
+
+    fn named(&self, key: StreamKey) -> Option<&HelloStream> {
         let mut named = self.pages.iter().flat_map(|page| &page.streams);
-        named.find(|listed| listed.key == key).map(|listed| listed.last)
+        named.find(|listed| listed.key == key)
     }
 
     /// Whether the state answers a page of ours that is still open.

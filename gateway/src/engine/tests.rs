@@ -430,6 +430,19 @@ fn a_stream_that_an_open_hello_does_not_name_waits_for_its_answer() {
 }
 
 #[test]
+fn rows_that_go_while_a_hello_is_under_way_are_told_of_by_another_one() {
+    let mut bench = Bench::new(vec![info(readings(3), 1, 5, 5)]);
+    bench.engine.handle_connected(secs(0));
+    let first = bench.hello(secs(0));
+    bench.engine.handle_streams(&[info(readings(3), 4, 5, 5)]);
+    bench.answer(secs(1), &first, |_| 5);
+    let second = bench.hello(secs(1));
+    assert_eq!((first.streams[0].floor, second.streams[0].floor), (1, 4));
+    bench.engine.handle_streams(&[info(readings(3), 4, 5, 5)]);
+    assert_eq!(bench.poll(secs(1)), None, "nothing has changed");
+}
+
+#[test]
 fn a_time_that_no_bridge_can_mean_is_not_taken() {
     for time in [i64::MIN, -1, i64::MAX] {
         let mut bench = Bench::new(vec![info(readings(1), 1, 5, 0)]);
