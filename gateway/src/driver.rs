@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Notice};
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
-use crate::outbox::{Gone, NewEvent, OutboxThread, StreamInfo};
+use crate::outbox::{Gone, NewEvent, OutboxThread};
 use crate::serial::{Counters, PortEvent};
 pub(crate) use broker::Broker;
 
@@ -304,21 +304,19 @@ impl Driver {
     }
 
     async fn trim(&mut self) -> Result<(), Gone> {
-        let job =
-            |outbox: &mut crate::outbox::Outbox| -> rusqlite::Result<Option<Vec<StreamInfo>>> {
-                let trimmed = outbox.trim(clock::wall_ms())?;
-                if trimmed.readings + trimmed.events == 0 {
-                    Ok(None)
-                } else {
-                    outbox.streams().map(Some)
-                }
-            };
-        match self.outbox.call(job).await? {
-            Ok(Some(streams)) => self.engine.handle_streams(&streams),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute")
-            }
+        let job = |outbox: &mut crate::outbox::Outbox| {
+            let trimmed = outbox.trim(clock::wall_ms());
+            let unchanged = trimmed.as_ref().is_ok_and(|it| it.readings + it.events == 0);
+            let streams = if unchanged { None } else { outbox.streams().ok() };
+            (trimmed, streams)
+        };
+        let (trimmed, streams) = self.outbox.call(job).await?;
+        if let Some(streams) = streams {
+            // Also after an error: a commit in doubt may have happened.
+            self.engine.handle_streams(&streams);
+        }
+        if let Err(error) = trimmed {
+            tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute");
         }
         Ok(())
     }

@@ -75,10 +75,11 @@ impl Outbox {
         seal::save_streams(&transaction, &self.streams)?;
         self.bury_empty_epochs(&transaction)?;
         point!("outbox.trim.before_commit");
-        transaction.commit()?;
+        let outcome = transaction.commit();
         point!("outbox.trim.after_commit");
+        // Also after an error: the commit may have happened.
         self.load_streams()?;
-        Ok(trimmed)
+        outcome.map(|()| trimmed)
     }
 
     /// A row may go by age or size only when a state of the present gen listed it as stored:
