@@ -64,7 +64,9 @@ impl Engine {
     ///
     /// `now` in Unix ms.
     pub fn plan_hello(&self, row: &HelloRow, hello: &Hello, now: i64) -> HelloPlan {
-        let superseded = row.superseded.is_some_and(|at| now.saturating_sub(at) < SUPERSEDED_MS);
+        // A moment to come is one of a clock that was wrong: it may not keep a process out for long.
+        let is_recent = |at| now.abs_diff(at) < SUPERSEDED_MS as u64;
+        let superseded = row.superseded.is_some_and(is_recent);
         if superseded && self.guards.superseded_ignored {
             return HelloPlan::Nothing;
         }
@@ -158,5 +160,7 @@ mod tests {
         let mut row = superseded(NOW - SUPERSEDED_MS);
         assert_eq!(take(&mut row, page(9, 1, 1)), Some(true));
         assert_eq!(row.superseded, None, "its process lives");
+        let by_a_wrong_clock = &mut superseded(NOW + 3_600_000);
+        assert_eq!(take(by_a_wrong_clock, page(9, 1, 1)), Some(true));
     }
 }
