@@ -19,6 +19,7 @@ mod document;
 mod examples;
 mod payload;
 mod python;
+mod reliability;
 mod samples;
 mod size;
 mod tidy;
