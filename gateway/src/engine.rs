@@ -48,7 +48,7 @@ pub const WINDOW_EVENTS: usize = 4;
 pub const WINDOW_BYTES: usize = 1024 * 1024;
 /// A hello without a trigger: a restore that nobody announced is noticed within it.
 pub const HELLO_INTERVAL: Duration = Duration::from_secs(3600);
-/// Hellos that sync acks ask for come no more often than this.
+/// Hellos that sync acks or trims ask for come no more often than this.
 pub const HELLO_ON_ACK_MIN: Duration = Duration::from_secs(10);
 /// A returning bridge is greeted within this, at random, so that a thousand gateways are not
 /// all there in the same second.
@@ -76,6 +76,8 @@ pub struct Engine {
     /// The bridge reads no version of ours.
     mute: bool,
     open: Option<Open>,
+    /// Rows that the open hello names were let go.
+    hello_is_stale: bool,
     /// A hello is wanted from this moment on.
     wanted: Option<Duration>,
     hello_no: u64,
@@ -126,6 +128,7 @@ impl Engine {
             all_answered: false,
             mute: false,
             open: None,
+            hello_is_stale: false,
             wanted: None,
             hello_no: 0,
             last_hello: None,
@@ -166,7 +169,7 @@ impl Engine {
         };
         if self.guards.hello_when_floors_move && self.open.as_ref().is_some_and(listed_lower) {
             // What it says is held is gone: storage would wait for it.
-            self.want_hello(Duration::ZERO);
+            self.hello_is_stale = true;
         }
         for info in streams {
             match self.flows.iter_mut().find(|flow| flow.key == info.key) {
@@ -277,6 +280,10 @@ impl Engine {
         self.open = None;
         self.all_answered = true;
         self.last_hello = Some(now);
+        if std::mem::take(&mut self.hello_is_stale) {
+            // A full outbox may drop rows with every commit.
+            self.want_hello(now + HELLO_ON_ACK_MIN);
+        }
         if self.wanted.is_none() && self.guards.hourly_hello {
             let jitter = self.jitter(HELLO_INTERVAL / 10);
             self.wanted = Some(now + HELLO_INTERVAL - HELLO_INTERVAL / 20 + jitter);
@@ -348,6 +355,7 @@ impl Engine {
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
             self.hello_no += 1;
+            self.hello_is_stale = false;
             let streams = hello::listed(&self.flows, &self.guards);
             self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, streams));
         }

@@ -178,6 +178,6 @@ hands_on! {
     stage_page(epoch: EpochRef, page: u32, streams: &[HelloStream]) -> ();
     staged(epoch: EpochRef) -> Vec<HelloStream>;
     unstage(epoch: EpochRef) -> ();
-    supersede_others(device: DeviceRef, epoch: EpochRef) -> ();
+    supersede_others(device: DeviceRef, epoch: EpochRef, now: i64) -> ();
     alarm(alarm: &Alarm, now: i64) -> ();
 }
