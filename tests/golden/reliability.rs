@@ -10,14 +10,14 @@ fn root() -> PathBuf {
 /// The tests of a file or folder under tests/faults, as `module::name`.
 fn tests_in(path: &Path, module: &str, into: &mut BTreeMap<String, bool>) {
     if path.is_dir() {
-        for entry in std::fs::read_dir(path).unwrap().flatten() {
+        for entry in std::fs::read_dir(path).expect("a folder of tests").flatten() {
             let path = entry.path();
-            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
             let module = if module.is_empty() { name } else { format!("{module}::{name}") };
             tests_in(&path, &module, into);
         }
     } else if path.extension().is_some_and(|extension| extension == "rs") {
-        let text = std::fs::read_to_string(path).unwrap();
+        let text = std::fs::read_to_string(path).expect("a test can be read");
         for block in text.split("#[test]\n").skip(1) {
             let name = block.trim_start().trim_start_matches("fn ");
             let name: String =
