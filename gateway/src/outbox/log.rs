@@ -2,8 +2,10 @@
 //!
 //! SQLite takes a log up to the first frame whose checksum is wrong, and says nothing of what
 //! stands behind. After a power cut that is the last commit, which was never synced: no loss.
-//! But each commit is synced before the next one begins. So where two stand behind a break, at
-//! least one of them was accepted, and what broke the log came later.
+//! But each commit is synced before the next one begins. So where two stand behind a break, and
+//! the checksums tie the second to the first, the first was accepted, and what broke the log came
+//! later. Without the tie they may be what two power cuts have left: of the first cut the end
+//! stays until it is written over.
 //!
 //! ```text
 //! header 32    magic, version, page size, number, salts 8, checksum 8
@@ -27,7 +29,7 @@ pub(super) fn keep_if_broken(outbox: &Path, wall_ms: i64) -> io::Result<Option<P
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
-    if commits_behind_a_break(&mut io::BufReader::new(file))? < 2 {
+    if !has_accepted_behind_a_break(&mut io::BufReader::new(file))? {
         return Ok(None);
     }
     let aside = beside(outbox, &format!(".damaged-{wall_ms}-wal"));
@@ -39,32 +41,41 @@ pub(super) fn keep_if_broken(outbox: &Path, wall_ms: i64) -> io::Result<Option<P
     Ok(Some(aside))
 }
 
-/// Frames of this log that commit, from the first one on that SQLite will not take.
-fn commits_behind_a_break(log: &mut impl Read) -> io::Result<u64> {
+/// Whether a commit was accepted that stands behind the first frame that SQLite will not take.
+fn has_accepted_behind_a_break(log: &mut impl Read) -> io::Result<bool> {
     let mut header = [0; HEADER_BYTES];
     if !filled(log, &mut header)? {
-        return Ok(0);
+        return Ok(false);
     }
     // The lowest bit of the magic number says in which order the checksums take bytes.
     let word_of = if header[3] & 1 == 1 { u32::from_be_bytes } else { u32::from_le_bytes };
-    let mut sums = checksum(word_of, [0, 0], &header[..24]);
+    let sums = checksum(word_of, [0, 0], &header[..24]);
     let mut whole = sums == [word(&header, 24), word(&header, 28)];
-    // Those of the first frame, if the header cannot be believed.
+    // If the header cannot be believed: this machine's order, and the salts of the first frame.
+    let word_of = if whole { word_of } else { u32::from_ne_bytes };
     let mut salts = whole.then(|| header[16..24].to_vec());
-    let mut commits = 0;
+    // Of the frame before: the checksum that it bears, and the one that it should.
+    let mut before = [sums; 2];
+    // There was a commit behind the break, and each frame since is tied to the one before it.
+    let mut tied = false;
     let mut frame = [0; FRAME_BYTES];
     while filled(log, &mut frame)? {
         // Others are of a log that was here before this one.
         let ours = *salts.get_or_insert_with(|| frame[8..16].to_vec()) == frame[8..16];
-        if whole {
-            sums = checksum(word_of, checksum(word_of, sums, &frame[..8]), &frame[24..]);
-            whole = ours && sums == [word(&frame, 16), word(&frame, 20)];
+        let commits = ours && word(&frame, 4) != 0;
+        let borne = [word(&frame, 16), word(&frame, 20)];
+        let after = before
+            .map(|sums| checksum(word_of, checksum(word_of, sums, &frame[..8]), &frame[24..]));
+        let fits = ours && after.contains(&borne);
+        whole = whole && fits;
+        tied = tied && fits;
+        if tied && commits {
+            return Ok(true);
         }
-        if !whole && ours && word(&frame, 4) != 0 {
-            commits += 1;
-        }
+        tied = tied || (!whole && commits);
+        before = [borne, after[0]];
     }
-    Ok(commits)
+    Ok(false)
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {

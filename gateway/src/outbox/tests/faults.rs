@@ -303,3 +303,38 @@ fn a_log_that_ends_anywhere_or_has_an_older_one_behind_it_is_not_broken() {
     std::fs::write(schema::beside(&path, "-wal"), &log).unwrap();
     assert_eq!(log::keep_if_broken(&path, 1).unwrap(), None);
 }
+
+#[test]
+fn two_power_cuts_in_one_log_are_no_damage() {
+    let bench = Bench::new();
+    let path = bench.settings.path.clone();
+    let read = || std::fs::read(schema::beside(&path, "-wal")).unwrap();
+    // What a cut leaves: the last commit without its first frame.
+    let cut = |mut log: Vec<u8>, from: usize| {
+        let from = 32 + (from - 32) / 1_048 * 1_048;
+        log[from..from + 1_048].fill(0);
+        std::fs::write(schema::beside(&path, "-wal"), &log).unwrap();
+    };
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..1);
+    let end = read().len();
+    // Long, so that its end stays behind all that comes after the first cut.
+    let long = "INSERT INTO meta (key, value) VALUES ('long', zeroblob(60000))";
+    outbox.conn.execute(long, []).unwrap();
+    drop(outbox);
+    cut(read(), end);
+
+    let (mut outbox, recovered) = Outbox::open(bench.settings.clone(), NOW).unwrap();
+    assert_eq!(recovered.damage(), None, "one cut");
+    let before = read();
+    append(&mut outbox, 1..2);
+    let log = read();
+    drop(outbox);
+    assert_eq!(before.len(), log.len(), "the first cut's commit still ends the log");
+    let changed = before.iter().zip(&log).position(|(before, after)| before != after).unwrap();
+    cut(log, changed);
+
+    let (outbox, recovered) = Outbox::open(bench.settings.clone(), NOW).unwrap();
+    assert_eq!(recovered.damage(), None, "two cuts");
+    assert_eq!(held(&outbox), [0]);
+}
