@@ -63,14 +63,16 @@ fn kill_gateway(rig: &mut Rig) -> anyhow::Result<()> {
     rig.world.gateway.take().context("it runs")?.kill()
 }
 
-/// How many damaged outboxes were moved aside, files and logs.
+/// How many damaged outboxes were moved aside, files and logs. Of one log there may be two:
+/// `-log` as it was found, `-wal` as it was when the file turned out damaged too.
 fn moved_aside(rig: &Rig) -> anyhow::Result<(usize, usize)> {
     let files = std::fs::read_dir(rig.world.dir())?.flatten();
     let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
     let aside: Vec<String> = names.filter(|name| name.contains(".damaged-")).collect();
-    let logs = aside.iter().filter(|name| name.ends_with("-wal")).count();
-    let files = aside.iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    Ok((files.count(), logs))
+    let ends = |end| aside.iter().filter_map(move |name| name.strip_suffix(end));
+    let logs: BTreeSet<&str> = ends("-wal").chain(ends("-log")).collect();
+    let files = aside.iter().filter(|name| !FILES[1..].iter().any(|end| name.ends_with(end)));
+    Ok((files.filter(|name| !name.ends_with("-log")).count(), logs.len()))
 }
 
 /// The way until storage has all that the outbox holds, and waits for nothing.

@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 
 use fieldpost_fail_point::point;
 
-use super::schema::{PAGE_BYTES, beside};
+use super::schema::{PAGE_BYTES, beside, free_name};
 
 const HEADER_BYTES: usize = 32;
 const FRAME_BYTES: usize = 24 + PAGE_BYTES as usize;
 
-/// Copies a log that is broken before it ends to a `.damaged-...-wal`, and returns where it is.
+/// Copies a log that is broken before it ends to a `.damaged-...-log`, and returns where it is.
+/// Not `-wal`: should the file turn out damaged too, the log is moved there, written to by then.
 pub(super) fn keep_if_broken(outbox: &Path, wall_ms: i64) -> io::Result<Option<PathBuf>> {
     let log = beside(outbox, "-wal");
     let file = match std::fs::File::open(&log) {
@@ -32,7 +33,7 @@ pub(super) fn keep_if_broken(outbox: &Path, wall_ms: i64) -> io::Result<Option<P
     if !has_accepted_behind_a_break(&mut io::BufReader::new(file))? {
         return Ok(None);
     }
-    let aside = beside(outbox, &format!(".damaged-{wall_ms}-wal"));
+    let aside = beside(&free_name(outbox, wall_ms, &["-log"]), "-log");
     point!("outbox.log.before_copy");
     std::fs::copy(&log, &aside)?;
     // SQLite is about to write over what nobody else has.

@@ -297,7 +297,7 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 
 /// Moves a damaged outbox with its -wal and -shm aside; nothing is ever deleted.
 pub(super) fn move_aside(path: &Path, wall_ms: i64) -> Result<PathBuf, OpenError> {
-    let aside = beside(path, &format!(".damaged-{wall_ms}"));
+    let aside = free_name(path, wall_ms, &["-wal", "-shm", ""]);
     // The file last: SQLite deletes a -wal that it finds beside a new file, should we be
     // stopped in between.
     point!("outbox.damaged.before_moves");
@@ -312,6 +312,14 @@ pub(super) fn move_aside(path: &Path, wall_ms: i64) -> Result<PathBuf, OpenError
     point!("outbox.damaged.after_moves");
     let _ = std::fs::remove_file(beside(path, ".suspect"));
     Ok(aside)
+}
+
+/// A name for what is damaged under which nothing of that kind is kept yet: without a battery
+/// the clock may stand where it stood at the last damage.
+pub(super) fn free_name(path: &Path, wall_ms: i64, suffixes: &[&str]) -> PathBuf {
+    let mut names = (wall_ms..).map(|ms| beside(path, &format!(".damaged-{ms}")));
+    let is_free = |name: &PathBuf| suffixes.iter().all(|end| !beside(name, end).exists());
+    names.find(is_free).expect("there are more numbers than files")
 }
 
 /// Leaves a note for the next start: check every page.

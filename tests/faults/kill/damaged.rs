@@ -48,7 +48,8 @@ fn a_gateway_killed_while_it_moves_a_damaged_outbox_aside_deletes_nothing() -> a
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| name.starts_with("outbox.db.damaged-") && !name.ends_with("-shm"))
         .collect();
-    let (logs, files): (Vec<_>, Vec<_>) = aside.iter().partition(|name| name.ends_with("-wal"));
+    let is_log = |name: &&String| name.ends_with("-wal") || name.ends_with("-log");
+    let (logs, files): (Vec<_>, Vec<_>) = aside.iter().partition(is_log);
     assert_eq!(files.len(), POINTS.iter().filter(|point| !point.contains("log")).count());
     assert!(logs.len() >= POINTS.len() - files.len(), "{aside:?}");
     crash.finish(0)

@@ -338,3 +338,35 @@ fn two_power_cuts_in_one_log_are_no_damage() {
     assert_eq!(recovered.damage(), None, "two cuts");
     assert_eq!(held(&outbox), [0]);
 }
+
+#[test]
+fn the_copy_of_a_broken_log_outlives_a_damage_that_shows_only_later() {
+    let bench = Bench::new();
+    let path = bench.settings.path.clone();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..1);
+    // The start has something to write before it finds a value that no gateway wrote.
+    outbox.conn.execute("UPDATE epoch SET boot = 'another', base = NULL", []).unwrap();
+    outbox.conn.execute("INSERT INTO stream VALUES (1, 'neither', 1, 1)", []).unwrap();
+    schema::fold(&outbox.conn).unwrap();
+    for n in 1..9 {
+        append(&mut outbox, n..n + 1);
+    }
+    drop(outbox);
+    let mut log = std::fs::read(schema::beside(&path, "-wal")).unwrap();
+    log[500] ^= 4;
+    for _ in 0..2 {
+        // A clock that stands where it stood before, as without a battery, names it once more.
+        std::fs::copy(&path, bench.dir.path().join("copy.db")).unwrap();
+        std::fs::write(schema::beside(&path, "-wal"), &log).unwrap();
+        let (_, recovered) = Outbox::open(bench.settings.clone(), NOW).unwrap();
+        recovered.damaged.expect("moved aside");
+        std::fs::rename(bench.dir.path().join("copy.db"), &path).unwrap();
+        let _ = std::fs::remove_file(schema::beside(&path, "-shm"));
+    }
+    let files = std::fs::read_dir(bench.dir.path()).unwrap().flatten().map(|file| file.path());
+    let whole = files.filter(|file| {
+        file.display().to_string().contains(".damaged-") && std::fs::read(file).unwrap() == log
+    });
+    assert_eq!(whole.count(), 2, "the log as it was, each time");
+}
