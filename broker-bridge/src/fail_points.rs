@@ -4,6 +4,8 @@
 
 /// All of them, in the order in which a batch meets them.
 pub const POINTS: &[&str] = &[
+    "store.init.before_schema",
+    "store.init.schema_written",
     "store.init.before_commit",
     "store.init.after_commit",
     "store.init.before_rename",

@@ -4,10 +4,14 @@
 
 /// All of them, in the order in which a reading meets them.
 pub const POINTS: &[&str] = &[
+    "lock.before_open",
     "lock.before_write",
+    "lock.emptied",
     "lock.after_write",
     "outbox.configure.before_wal",
     "outbox.configure.after_wal",
+    "outbox.create.before_tables",
+    "outbox.create.device_inserted",
     "outbox.create.before_commit",
     "outbox.create.after_commit",
     "outbox.create.after_checkpoint",
@@ -15,6 +19,7 @@ pub const POINTS: &[&str] = &[
     "outbox.damaged.between_moves",
     "outbox.damaged.after_moves",
     "outbox.log.before_copy",
+    "outbox.log.before_sync",
     "outbox.log.after_copy",
     "outbox.log.after_fold",
     "outbox.suspect.before_mark",

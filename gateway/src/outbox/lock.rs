@@ -17,6 +17,7 @@ impl Lock {
     pub(super) fn take(outbox: &Path) -> Result<Lock, OpenError> {
         let path = super::schema::beside(outbox, ".lock");
         let io = |source| OpenError::Io { path: path.clone(), source };
+        point!("lock.before_open");
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -34,6 +35,7 @@ impl Lock {
         }
         point!("lock.before_write");
         file.set_len(0).map_err(io)?;
+        point!("lock.emptied");
         file.rewind().map_err(io)?;
         write!(file, "{}", std::process::id()).map_err(io)?;
         point!("lock.after_write");

@@ -36,6 +36,7 @@ pub(super) fn keep_if_broken(outbox: &Path, wall_ms: i64) -> io::Result<Option<P
     let aside = beside(&free_name(outbox, wall_ms, &["-log"]), "-log");
     point!("outbox.log.before_copy");
     std::fs::copy(&log, &aside)?;
+    point!("outbox.log.before_sync");
     // SQLite is about to write over what nobody else has.
     std::fs::File::open(&aside)?.sync_all()?;
     point!("outbox.log.after_copy");

@@ -188,9 +188,11 @@ pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
 
 fn create(conn: &Connection, device: &DeviceId) -> rusqlite::Result<()> {
     let transaction = conn.unchecked_transaction()?;
+    point!("outbox.create.before_tables");
     transaction.execute_batch(TABLES)?;
     transaction
         .execute("INSERT INTO meta (key, value) VALUES ('device', ?1)", [device.as_str()])?;
+    point!("outbox.create.device_inserted");
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     point!("outbox.create.before_commit");

@@ -124,7 +124,7 @@ impl Crash {
         let hit = self.hit(cause);
         if cause == Cause::New {
             ensure!(self.accepted.is_empty(), "{point}: only an empty outbox may be removed");
-            for suffix in ["", "-wal", "-shm"] {
+            for suffix in ["", "-wal", "-shm", ".lock"] {
                 let _ =
                     std::fs::remove_file(format!("{}{suffix}", self.rig.world.outbox().display()));
             }

@@ -11,6 +11,7 @@ pub(super) const POINTS: &[&str] = &[
     "outbox.damaged.between_moves",
     "outbox.damaged.after_moves",
     "outbox.log.before_copy",
+    "outbox.log.before_sync",
     "outbox.log.after_copy",
     "outbox.log.after_fold",
     "outbox.suspect.before_mark",

@@ -6,10 +6,14 @@ use super::crash::{Crash, quick};
 
 /// From nothing to a pinned storage: each of them once in an outbox's life, in this order.
 pub(super) const OPENING: &[Step] = &[
+    ("lock.before_open", New),
     ("lock.before_write", New),
+    ("lock.emptied", New),
     ("lock.after_write", New),
     ("outbox.configure.before_wal", New),
     ("outbox.configure.after_wal", New),
+    ("outbox.create.before_tables", New),
+    ("outbox.create.device_inserted", New),
     ("outbox.create.before_commit", New),
     ("outbox.create.after_commit", New),
     ("outbox.create.after_checkpoint", New),

@@ -13,8 +13,18 @@ const EFFECTS: &[&str] = &[
     ".conn.execute(",
     ".conn.close()",
     ".db.execute(",
+    "execute_batch(",
+    "pragma_update(",
     "\"journal_mode\"",
     "\"wal_checkpoint\"",
+    "File::options()",
+    "File::create",
+    "OpenOptions",
+    "write!(file",
+    "write_all(",
+    ".sync_all()",
+    ".sync_data()",
+    "fs::create_dir",
     "fs::write(",
     "fs::rename(",
     "fs::copy(",
@@ -27,6 +37,13 @@ const EFFECTS: &[&str] = &[
 const WITHOUT: &[(&str, &str, &str)] = &[
     ("broker-bridge/src/store/sqlite/txn.rs", "self.txn.commit()", "its caller has the point"),
     ("broker-bridge/src/store/sqlite/open.rs", "fs::remove_file(path)", "of an init killed before"),
+    (
+        "gateway/src/outbox/schema.rs",
+        "\"page_size\"",
+        "noted in memory, for the first page to come",
+    ),
+    ("gateway/src/cli.rs", "stdout()", "what a person reads who has asked"),
+    ("broker-bridge/src/cli/print.rs", "stdout()", "what a person reads who has asked"),
 ];
 /// So many characters before an effect its point has to stand.
 const NEAR: usize = 200;

@@ -13,6 +13,8 @@ use super::Cause::Runs;
 use super::crash::{Crash, RATE, quick};
 
 pub(super) const POINTS: &[&str] = &[
+    "store.init.before_schema",
+    "store.init.schema_written",
     "store.init.before_commit",
     "store.init.after_commit",
     "store.init.before_rename",

@@ -83,7 +83,6 @@ pub(super) fn init(path: &Path, adopt: Option<StoreId>, now: i64) -> Result<Iden
     write_schema(&beside, identity, now).map_err(|error| failed(error.to_string()))?;
     point!("store.init.before_rename");
     std::fs::rename(&beside, path).map_err(|error| failed(error.to_string()))?;
-    point!("store.init.after_rename");
     sync_directory(path).map_err(|error| failed(error.to_string()))?;
     // Switches the file to WAL.
     read_write(path)?;
@@ -92,11 +91,13 @@ pub(super) fn init(path: &Path, adopt: Option<StoreId>, now: i64) -> Result<Iden
 
 fn write_schema(path: &Path, identity: Identity, now: i64) -> rusqlite::Result<()> {
     let mut db = Connection::open(path)?;
+    point!("store.init.before_schema");
     db.pragma_update(None, "synchronous", "FULL")?;
     let txn = db.transaction()?;
+    txn.execute_batch(SCHEMA)?;
+    point!("store.init.schema_written");
     txn.pragma_update(None, "application_id", APPLICATION_ID)?;
     txn.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    txn.execute_batch(SCHEMA)?;
     txn.execute(
         "INSERT INTO store (one, id, gen, created, changed) VALUES (1, ?1, ?2, ?3, ?3)",
         (&identity.store.0[..], &identity.r#gen.0[..], now),
@@ -115,6 +116,7 @@ fn remove_left_over(path: &Path) -> std::io::Result<()> {
 }
 
 fn sync_directory(path: &Path) -> std::io::Result<()> {
+    point!("store.init.after_rename");
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => File::open(".")?.sync_all(),
