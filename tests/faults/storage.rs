@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use fieldpost_demo::judge::read_only;
 use fieldpost_tests::disk::{Disk, set_immutable};
 use fieldpost_tests::mosquitto::Mosquitto;
 use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
@@ -40,32 +39,11 @@ fn on_disk(size_mib: u32) -> anyhow::Result<(Rig, Disk, Mosquitto)> {
     Ok((rig, disk, mosquitto))
 }
 
-/// Storage's own books: of all readings that were ever claimed each is stored, in a dead letter,
-/// waiting or missing.
-fn books_add_up(rig: &Rig) -> anyhow::Result<()> {
-    let mut conn = read_only(&rig.world.storage())?;
-    let snapshot = conn.transaction()?;
-    let sum = |sql: &str| snapshot.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let of = |what: &str, table: &str| {
-        sum(&format!("SELECT coalesce(sum({what}), 0) FROM {table} WHERE stream = 'readings'"))
-    };
-    let claimed = of("claimed", "stream")?;
-    let stored = sum("SELECT count(*) FROM reading")?;
-    let letters = sum("SELECT coalesce(sum((run.value ->> 1) - (run.value ->> 0) + 1), 0)
-         FROM dead_letter, json_each(seqs) run")?;
-    let (waiting, missing) = (of("n", "waiting")?, of("n", "missing")?);
-    ensure!(
-        claimed == stored + letters + waiting + missing,
-        "claimed {claimed}, stored {stored}, dead letters {letters}, waiting {waiting}, missing {missing}"
-    );
-    Ok(())
-}
-
 /// The end of each test: all is back, and the books add up.
 fn settle(rig: &mut Rig) -> anyhow::Result<()> {
-    books_add_up(rig)?;
+    rig.books_add_up()?;
     rig.settle()?;
-    books_add_up(rig)
+    rig.books_add_up()
 }
 
 /// What the bridge's retained status says.
@@ -148,7 +126,7 @@ fn a_storage_whose_disk_is_full_is_waited_for() -> anyhow::Result<()> {
     drop(file);
     rig.wait_said("bridge", "disk is full", 0)?;
     rig.wait_sent(rig.ledger.len() + 200)?;
-    books_add_up(&rig)?;
+    rig.books_add_up()?;
     std::fs::remove_file(filler)?;
     settle(&mut rig)
 }

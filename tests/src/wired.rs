@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use fieldpost_demo::judge::Found;
+use fieldpost_demo::judge::{Found, read_only};
 use fieldpost_demo::world::{External, Settings};
 
 use crate::mosquitto::Mosquitto;
@@ -96,6 +96,30 @@ impl Rig {
         let found = self.drain()?;
         exactly(&found, &self.accepted()?)?;
         Ok(found)
+    }
+
+    /// Storage's own books: of all readings that were ever claimed each is stored, in an
+    /// open dead letter, waiting or missing.
+    ///
+    /// # Errors
+    /// When they do not add up.
+    pub fn books_add_up(&self) -> anyhow::Result<()> {
+        let mut conn = read_only(&self.world.storage())?;
+        let snapshot = conn.transaction()?;
+        let sum = |sql: &str| snapshot.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let of = |what: &str, table: &str| {
+            sum(&format!("SELECT coalesce(sum({what}), 0) FROM {table} WHERE stream = 'readings'"))
+        };
+        let claimed = of("claimed", "stream")?;
+        let stored = sum("SELECT count(*) FROM reading")?;
+        let letters = sum("SELECT coalesce(sum((run.value ->> 1) - (run.value ->> 0) + 1), 0)
+             FROM dead_letter, json_each(seqs) run WHERE dropped IS NULL")?;
+        let (waiting, missing) = (of("n", "waiting")?, of("n", "missing")?);
+        ensure!(
+            claimed == stored + letters + waiting + missing,
+            "claimed {claimed}, stored {stored}, dead letters {letters}, waiting {waiting}, missing {missing}"
+        );
+        Ok(())
     }
 
     /// Waits until the gateway's or the bridge's log has more lines that hold `text` than `before`.
