@@ -205,6 +205,9 @@ pub trait Txn {
     /// The epoch's row; made if need be.
     fn epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<EpochRef, StoreError>;
     /// What is known of the epoch's hellos, locked until the transaction ends.
+    ///
+    /// A hello locks its epoch before streams, a batch its stream before the epoch's time: a storage
+    /// that locks row by row has to break a deadlock, by failing one of them as unavailable.
     fn hello(&mut self, epoch: EpochRef) -> Result<HelloRow, StoreError>;
     /// Its row after the engine's decisions; the pages are kept apart.
     fn save_hello(&mut self, epoch: EpochRef, row: &HelloRow) -> Result<(), StoreError>;

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Notice};
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
-use crate::outbox::{Gone, NewEvent, OutboxThread};
+use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot};
 use crate::serial::{Counters, PortEvent};
 pub(crate) use broker::Broker;
 
@@ -73,6 +73,9 @@ pub(crate) struct Driver {
     pub(crate) live: Live,
     pub(crate) counted: Arc<Counted>,
     pub(crate) epoch: Epoch,
+    /// The snapshots of the outbox that epoch and streams come from.
+    pub(crate) epoch_of: u64,
+    pub(crate) streams_of: u64,
     pub(crate) base: Option<(i64, Clock)>,
     /// Unix minus boot time at the bridge, as last learned.
     pub(crate) cloud_skew_ms: Option<i64>,
@@ -142,9 +145,9 @@ impl Driver {
         let now = clock::boottime();
         let boot_ms = clock::boottime_ms();
         match committed {
-            Committed::Rows { epoch, streams, full } => {
-                self.follow_epoch(now, epoch);
-                for (key, last) in streams {
+            Committed::Rows { snapshot, rows, full } => {
+                self.follow(now, snapshot);
+                for (key, last) in rows {
                     self.engine.handle_appended(now, key, last);
                 }
                 if let Some(full) = full {
@@ -152,7 +155,6 @@ impl Driver {
                 }
                 self.alerts.clear(boot_ms, "outbox_failing", None, "the outbox is written again");
             }
-            Committed::Streams(streams) => self.engine.handle_streams(&streams),
             Committed::Failing(error) => {
                 let message = format!(
                     "{error}. Readings wait in memory and are refused once the queue is full"
@@ -168,11 +170,19 @@ impl Driver {
         None
     }
 
-    fn follow_epoch(&mut self, now: Duration, epoch: Epoch) {
-        if epoch != self.epoch {
+    /// Takes the present epoch first: a hello says whose it is, and all others have ended. What an
+    /// older snapshot says, which waited in the intake's queue, is not taken.
+    fn follow(&mut self, now: Duration, snapshot: Snapshot) {
+        let Snapshot { no, epoch, streams } = snapshot;
+        if no > self.epoch_of && epoch != self.epoch {
             self.epoch = epoch;
             self.base = None;
             self.engine.handle_epoch(now, epoch);
+        }
+        self.epoch_of = self.epoch_of.max(no);
+        if let Some(streams) = streams.filter(|_| no > self.streams_of) {
+            self.streams_of = no;
+            self.engine.handle_streams(&streams);
         }
     }
 
@@ -254,12 +264,12 @@ impl Driver {
             );
         } else if clock == Clock::Bridge {
             tracing::warn!(off_ms, "the bridge's time has changed: a new epoch begins");
-            let epoch = self.outbox.call(move |outbox| {
+            let snapshot = self.outbox.call(move |outbox| {
                 outbox.end_epoch(now);
-                outbox.epoch().0
+                outbox.snapshot(false)
             });
-            let epoch = epoch.await?;
-            self.follow_epoch(clock::boottime(), epoch);
+            let snapshot = snapshot.await?;
+            self.follow(clock::boottime(), snapshot);
         } else {
             let message = format!(
                 "this gateway's clock ({}) and the bridge's differ by {off_ms} ms",
@@ -306,15 +316,12 @@ impl Driver {
     async fn trim(&mut self) -> Result<(), Gone> {
         let job = |outbox: &mut crate::outbox::Outbox| {
             let trimmed = outbox.trim(clock::wall_ms());
-            let unchanged = trimmed.as_ref().is_ok_and(|it| it.readings + it.events == 0);
-            let streams = if unchanged { None } else { outbox.streams().ok() };
-            (trimmed, streams)
-        };
-        let (trimmed, streams) = self.outbox.call(job).await?;
-        if let Some(streams) = streams {
             // Also after an error: a commit in doubt may have happened.
-            self.engine.handle_streams(&streams);
-        }
+            let changed = trimmed.as_ref().map_or(true, |it| it.readings + it.events > 0);
+            (trimmed, outbox.snapshot(changed))
+        };
+        let (trimmed, snapshot) = self.outbox.call(job).await?;
+        self.follow(clock::boottime(), snapshot);
         if let Err(error) = trimmed {
             tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute");
         }

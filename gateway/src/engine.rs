@@ -249,6 +249,10 @@ impl Engine {
                 open.forget_other_gens(r#gen);
             }
         }
+        if self.r#gen != Some(r#gen) && self.guards.gen_forgets_acked {
+            // It may have been restored, and lack any of it, until it lists what it has.
+            self.flows.iter_mut().for_each(Flow::forget);
+        }
         self.r#gen = Some(r#gen);
         self.confirmed = true;
     }
@@ -357,7 +361,9 @@ impl Engine {
             self.hello_no += 1;
             self.hello_is_stale = false;
             let streams = hello::listed(&self.flows, &self.guards);
-            self.open = Some(Open::new(now, nonce(), self.hello_no, self.epoch, streams));
+            let page_max = self.settings.hello_streams_max;
+            let open = Open::new(now, nonce(), self.hello_no, self.epoch, streams, page_max);
+            self.open = Some(open);
         }
         let jitter = self.rng.f64();
         if let Some(page) = self.open.as_mut().and_then(|open| open.poll_page(now, jitter)) {
@@ -398,7 +404,7 @@ impl Engine {
     /// it, storage would take them for lost.
     fn is_listed(&self, flow: &Flow) -> bool {
         let known = |open: &Open| match open.last_of(flow.key) {
-            Some(last) => last >= flow.last || flow.key.epoch == self.epoch,
+            Some(last) => last >= flow.last || flow.key.epoch == open.epoch(),
             None => false,
         };
         let waits =

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fieldpost_protocol::{Epoch, Seq, Stream, StreamKey};
+use fieldpost_protocol::{Seq, Stream, StreamKey};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::Now;
 use crate::live::Live;
-use crate::outbox::{AppendError, Appended, Gone, NewEvent, Outbox, OutboxThread, StreamInfo};
+use crate::outbox::{AppendError, Appended, Gone, NewEvent, Outbox, OutboxThread, Snapshot};
 use crate::serial::Measured;
 
 /// Events that wait for a commit; the sender keeps what finds it full.
@@ -44,15 +44,14 @@ pub struct Counted {
 pub enum Committed {
     /// Rows up to here exist.
     Rows {
-        /// The epoch that was appended to.
-        epoch: Epoch,
-        /// Its streams with their last rows.
-        streams: Vec<(StreamKey, Seq)>,
+        /// The epoch that was appended to, and all streams where rows were dropped to make room,
+        /// or found that nobody knew of.
+        snapshot: Snapshot,
+        /// The epoch's streams with their last rows.
+        rows: Vec<(StreamKey, Seq)>,
         /// Whether readings were refused for want of room; `None`: there were none to take.
         full: Option<bool>,
     },
-    /// Rows were dropped to make room, or found that nobody knew of.
-    Streams(Vec<StreamInfo>),
     /// The outbox could not be written; what waits is tried again.
     Failing(String),
     /// A commit failed and may yet be durable; a new epoch has begun.
@@ -135,17 +134,13 @@ impl Intake {
         let job = move |outbox: &mut Outbox| {
             let result = outbox.append(&readings, &news, Now::read());
             let changed = result.as_ref().is_ok_and(|appended| appended.streams_changed);
-            let streams = if changed { outbox.streams().ok() } else { None };
-            (result, outbox.current_rows(), streams, readings, news)
+            (result, outbox.snapshot(changed), outbox.current_rows(), readings, news)
         };
-        let (result, (epoch, rows), streams, readings, news) = self.outbox.call(job).await?;
+        let (result, snapshot, rows, readings, news) = self.outbox.call(job).await?;
         let committed = match result {
             Ok(appended) => {
                 self.count(&appended);
-                if let Some(streams) = streams {
-                    self.tell(Committed::Streams(streams)).await;
-                }
-                Committed::Rows { epoch, streams: rows, full: appended.full() }
+                Committed::Rows { snapshot, rows, full: appended.full() }
             }
             Err(error @ AppendError::InDoubt(_)) => {
                 // Never inserted again: it may be durable. An alert may come twice instead.
@@ -187,13 +182,13 @@ impl Intake {
 }
 
 impl Outbox {
-    /// The current epoch and the last rows of its streams.
-    pub(crate) fn current_rows(&self) -> (Epoch, Vec<(StreamKey, Seq)>) {
+    /// The last rows of the current epoch's streams.
+    pub(crate) fn current_rows(&self) -> Vec<(StreamKey, Seq)> {
         let (epoch, _) = self.epoch();
         let rows = [Stream::Events, Stream::Readings].into_iter().filter_map(|stream| {
             let last = self.last_of(stream);
             (last > 0).then_some((StreamKey { epoch, stream }, last))
         });
-        (epoch, rows.collect())
+        rows.collect()
     }
 }

@@ -92,6 +92,17 @@ pub struct StreamInfo {
     pub acked: Seq,
 }
 
+/// The outbox at one moment. Two ways lead from its thread to the driver, and one is a queue.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Rises with each.
+    pub no: u64,
+    /// The epoch that is appended to.
+    pub epoch: Epoch,
+    /// Every stream, if it was asked for.
+    pub streams: Option<Vec<StreamInfo>>,
+}
+
 /// A stream in memory; `id` is its epoch's row.
 #[derive(Debug, Clone, Copy)]
 struct Row {
@@ -169,6 +180,8 @@ pub struct Outbox {
     old_tails: bool,
     /// Streams were read anew since the last commit.
     streams_changed: bool,
+    /// How many snapshots were given.
+    snapshots: u64,
     /// The file that was opened, by device and inode.
     file: Option<(u64, u64)>,
     /// Keeps a second gateway out; released with the process.
@@ -212,6 +225,7 @@ impl Outbox {
             streams: BTreeMap::new(),
             old_tails: false,
             streams_changed: false,
+            snapshots: 0,
             file: schema::identity_of(&settings.path),
             _lock: lock.clone(),
         };
@@ -292,6 +306,14 @@ impl Outbox {
         Ok(all)
     }
 
+    /// What the outbox holds at this moment; `with_streams`: with the list of them, if the file lets
+    /// itself be read.
+    pub fn snapshot(&mut self, with_streams: bool) -> Snapshot {
+        self.snapshots += 1;
+        let streams = if with_streams { self.streams().ok() } else { None };
+        Snapshot { no: self.snapshots, epoch: self.current.epoch, streams }
+    }
+
     /// Whether a step of the clock ended the current epoch; then a new one has begun.
     pub fn check_clock(&mut self, now: Now) -> bool {
         let step = now.skew_ms() - self.current.start.skew_ms();
@@ -356,19 +378,23 @@ impl Outbox {
         point!("outbox.save_acked.before_commit");
         transaction.commit()?;
         point!("outbox.save_acked.after_commit");
+        self.note_saved(saved);
+        Ok(())
+    }
+
+    fn note_saved(&mut self, saved: seal::Saved) {
         for (at, values) in saved {
             self.streams.get_mut(&at).expect("saved from this map").saved = values;
         }
-        Ok(())
     }
 
     /// Takes what a state of the present gen listed as stored, which is what is acked, too: a
     /// storage that has gone back needs the rows again, so they must not make room. `None`
-    /// forgets what was listed, since the storage is of another gen now.
+    /// forgets what was listed and what was acked, since the storage is of another gen now.
     pub fn set_confirmed(&mut self, confirmed: Option<&[(StreamKey, Seq)]>) {
         for row in self.streams.values_mut() {
             match confirmed {
-                None => row.confirmed = 0,
+                None => row.forget(),
                 Some(list) => {
                     if let Some((_, hi)) = list.iter().find(|(key, _)| *key == row.key) {
                         row.confirmed = *hi;
@@ -387,12 +413,22 @@ impl Outbox {
         Ok(store.optional()?.map(StoreId))
     }
 
-    /// Trusts a storage from now on.
+    /// Trusts a storage from now on. What another one has acknowledged is not stored in this one.
     pub fn pin_store(&mut self, store: StoreId) -> rusqlite::Result<()> {
-        point!("outbox.pin_store.before_commit");
-        self.conn
+        let other = self.pinned_store()?.is_some_and(|known| known != store);
+        let mut streams = self.streams.clone();
+        if other {
+            streams.values_mut().for_each(Row::forget);
+        }
+        let transaction = self.conn.unchecked_transaction()?;
+        transaction
             .execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1)", [store.0])?;
+        let saved = seal::save_streams(&transaction, &streams)?;
+        point!("outbox.pin_store.before_commit");
+        transaction.commit()?;
         point!("outbox.pin_store.after_commit");
+        self.streams = streams;
+        self.note_saved(saved);
         Ok(())
     }
 
@@ -427,6 +463,12 @@ impl Outbox {
 }
 
 impl Row {
+    /// Nobody is known to have any of it.
+    fn forget(&mut self) {
+        self.acked = self.floor - 1;
+        self.confirmed = 0;
+    }
+
     fn info(&self) -> StreamInfo {
         let Row { key, floor, last, acked, .. } = *self;
         StreamInfo { key, floor, last, acked }

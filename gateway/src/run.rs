@@ -111,6 +111,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let settings = engine::Settings {
         publish_interval: config.publish.publish_interval,
         batch_readings_max: config.publish.batch_readings_max,
+        ..engine::Settings::default()
     };
     let seed = u64::from_le_bytes(clock::random_id()[..8].try_into().expect("8 of 16 bytes"));
     let mut driver = Driver {
@@ -127,6 +128,8 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         live,
         counted: counted.clone(),
         epoch,
+        epoch_of: 0,
+        streams_of: 0,
         base: None,
         cloud_skew_ms: None,
         time_owed: None,

@@ -103,6 +103,13 @@ impl Flow {
         self.rto = self.base_rto();
     }
 
+    /// Nobody is known to have any of it; a state has to list it first.
+    pub(super) fn forget(&mut self) {
+        self.acked = self.floor - 1;
+        self.answered = false;
+        self.rewind();
+    }
+
     fn rewind(&mut self) {
         self.sent = self.acked;
         self.in_flight.clear();

@@ -27,6 +27,8 @@ pub struct Guards {
     pub waits_for_hello: bool,
     /// Rows that go while a hello is under way are told of by the next one, at once.
     pub hello_when_floors_move: bool,
+    /// What another gen has acknowledged counts for nothing.
+    pub gen_forgets_acked: bool,
     /// Resends back off.
     pub backoff: bool,
 }
@@ -46,6 +48,7 @@ impl Default for Guards {
             acked_follows_floor: true,
             waits_for_hello: true,
             hello_when_floors_move: true,
+            gen_forgets_acked: true,
             backoff: true,
         }
     }

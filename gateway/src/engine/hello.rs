@@ -75,13 +75,14 @@ impl Open {
         no: u64,
         epoch: Epoch,
         streams: Vec<HelloStream>,
+        page_max: usize,
     ) -> Self {
         let page = |streams: &[HelloStream]| Page {
             streams: streams.to_vec(),
             answered: None,
             sent: false,
         };
-        let mut pages: Vec<Page> = streams.chunks(HELLO_STREAMS_MAX).map(page).collect();
+        let mut pages: Vec<Page> = streams.chunks(page_max).map(page).collect();
         if pages.is_empty() {
             // Nothing to list yet: the store and the time are asked for all the same.
             pages.push(page(&[]));
@@ -125,6 +126,11 @@ impl Open {
             epoch: self.epoch,
             streams: self.pages[at].streams.clone(),
         })
+    }
+
+    /// Whose it is: streams of any other epoch have ended.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The last row of the stream, if a page names it.

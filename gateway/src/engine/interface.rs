@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldpost_protocol::{BATCH_READINGS_MAX, Hello, Seq, StoreId, StreamKey};
+use fieldpost_protocol::{BATCH_READINGS_MAX, HELLO_STREAMS_MAX, Hello, Seq, StoreId, StreamKey};
 
 /// What the driver shall send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Settings {
     pub publish_interval: Duration,
     /// Rows to a batch.
     pub batch_readings_max: usize,
+    /// Streams to a page of a hello.
+    pub hello_streams_max: usize,
 }
 
 impl Default for Settings {
@@ -76,6 +78,7 @@ impl Default for Settings {
         Settings {
             publish_interval: Duration::from_secs(1),
             batch_readings_max: BATCH_READINGS_MAX,
+            hello_streams_max: HELLO_STREAMS_MAX,
         }
     }
 }

@@ -430,6 +430,22 @@ fn a_stream_that_an_open_hello_does_not_name_waits_for_its_answer() {
 }
 
 #[test]
+fn what_another_gen_has_acknowledged_counts_for_nothing_until_this_one_lists_it() {
+    let streams = vec![info(readings(3), 1, 5, 5), info(readings(4), 1, 7, 7)];
+    let settings = Settings { hello_streams_max: 1, ..Settings::default() };
+    let engine = Engine::new(settings, epoch(9), streams, Some(STORE), 1);
+    let mut bench = Bench { engine, nonces: 0 };
+    bench.engine.handle_connected(secs(0));
+    let pages = [bench.hello(secs(0)), bench.hello(secs(0))];
+    bench.answer(secs(1), &pages[0], |_| 5);
+    assert_eq!((bench.acked(readings(3)), bench.acked(readings(4))), (5, 0));
+    assert_eq!(bench.send_all(secs(1)), [], "not before the second page is answered");
+    bench.answer(secs(2), &pages[1], |_| 7);
+    assert_eq!((bench.acked(readings(3)), bench.acked(readings(4))), (5, 7));
+    assert_eq!(bench.send_all(secs(2)), []);
+}
+
+#[test]
 fn rows_that_go_while_a_hello_is_under_way_are_told_of_by_another_one() {
     let mut bench = Bench::new(vec![info(readings(3), 1, 5, 5)]);
     bench.engine.handle_connected(secs(0));

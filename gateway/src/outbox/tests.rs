@@ -9,6 +9,7 @@ use crate::serial::Measured;
 
 mod faults;
 mod random;
+mod trust;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -415,21 +416,6 @@ fn a_database_of_somebody_else_is_refused_and_left_alone() {
     drop(other);
     let error = Outbox::open(bench.settings.clone(), NOW).err().unwrap();
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
-}
-
-#[test]
-fn the_pinned_store_and_acked_survive_an_orderly_end() {
-    let bench = Bench::new();
-    let mut outbox = bench.open();
-    append(&mut outbox, 0..10);
-    let key = outbox.streams().unwrap()[0].key;
-    outbox.set_acked(&[(key, 7)]);
-    outbox.pin_store(StoreId([3; 16])).unwrap();
-    outbox.close().unwrap();
-    assert!(!schema::beside(&bench.settings.path, "-wal").exists(), "folded into the file");
-    let outbox = bench.open();
-    assert_eq!(outbox.pinned_store().unwrap(), Some(StoreId([3; 16])));
-    assert_eq!(outbox.streams().unwrap()[0].acked, 7);
 }
 
 #[test]
