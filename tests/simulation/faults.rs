@@ -261,9 +261,10 @@ impl World {
             if [machine.image.trusts, believed].iter().flatten().any(|store| *store != TRUSTED) {
                 // It met the other one first. A person runs `trust-store`, and starts it again.
                 self.machines[m].image.trusts = Some(TRUSTED);
-                self.machines[m].image.pinned = Some(TRUSTED);
-                self.machines[m].retrained = true;
                 self.kill_gateway(m);
+                let image = &mut self.machines[m].image;
+                image.pinned = Some(TRUSTED);
+                image.forget_acked();
             }
         }
         self.note_harm();

@@ -41,6 +41,8 @@ pub struct Process {
     wake_at: Option<i64>,
     old_tails: bool,
     streams_changed: bool,
+    /// The epoch that the engine was told of.
+    told_epoch: Epoch,
     /// The time that a bridge told and the card refused.
     time_owed: Option<(i64, Duration)>,
     /// Events and readings whose numbers a mutant gives again.
@@ -127,11 +129,14 @@ impl World {
             outbox.learn_base(now.skew_ms(), Clock::Ntp);
         }
         let streams = outbox.streams(&self.machines[m].image);
-        let Plan { publish_interval_ms, batch_max, .. } = self.plan;
+        let Plan { publish_interval_ms, batch_max, hello_streams_max, .. } = self.plan;
         let publish_interval = Duration::from_millis(publish_interval_ms);
-        let settings = Settings { publish_interval, batch_readings_max: batch_max };
+        let settings =
+            Settings { publish_interval, batch_readings_max: batch_max, hello_streams_max };
         let pinned = self.machines[m].image.pinned;
-        let (seed, guards) = (self.dice.seed(), self.switches.gateway);
+        let (seed, mut guards) = (self.dice.seed(), self.switches.gateway);
+        // It stands in both places.
+        guards.gen_forgets_acked = rules.gen_change_forgets;
         let engine = Engine::with_guards(settings, epoch, streams, pinned, seed, guards);
         Ok(Process {
             engine,
@@ -146,6 +151,7 @@ impl World {
             wake_at: None,
             old_tails: false,
             streams_changed: false,
+            told_epoch: epoch,
             time_owed: None,
             doubtful: [0; 2],
             bodies: HashMap::new(),
@@ -398,9 +404,6 @@ impl Process {
             // It trusts another storage by right: it met that one first.
             return;
         }
-        if machine.retrained && !self.engine.is_confirmed() {
-            return;
-        }
         let mut truth = world.truth.borrow_mut();
         for (key, acked) in self.engine.acked_streams() {
             if let Some(held) = machine.image.held(key) {
@@ -409,7 +412,7 @@ impl Process {
         }
     }
 
-    fn pump(&mut self, world: &mut World, m: usize) -> Result<(), Killed> {
+    pub(super) fn pump(&mut self, world: &mut World, m: usize) -> Result<(), Killed> {
         while let Some(notice) = self.engine.poll_notice() {
             self.notice(world, m, notice)?;
         }
@@ -431,6 +434,7 @@ impl Process {
                         page.page,
                         page.pages
                     );
+                    self.judge_hello(world, &page);
                     self.count_hello(world, page.page);
                     let topic = Topic::Hello(world.machines[m].device.clone());
                     let told = match world.is_told() {

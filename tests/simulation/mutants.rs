@@ -28,7 +28,7 @@ pub struct Rules {
     pub acked_back_is_persisted: bool,
     /// By age or size only rows go that a state of this gen has listed.
     pub purge_needs_confirmation: bool,
-    /// Another gen forgets what was listed.
+    /// Another gen forgets what was listed and acked, in the engine as in the outbox.
     pub gen_change_forgets: bool,
     /// Batches and hellos state the lowest row held.
     pub floor_is_stated: bool,
@@ -40,6 +40,10 @@ pub struct Rules {
     pub lock_before_read: bool,
     /// A gen is read in the transaction that is acknowledged.
     pub gen_in_transaction: bool,
+    /// The engine hears of a new epoch before it hears of the streams.
+    pub epoch_before_streams: bool,
+    /// Every row that coverage takes in is inserted.
+    pub rows_are_inserted: bool,
     /// A row that storage refuses for good becomes a dead letter.
     pub poison_is_kept: bool,
     /// An epoch of another boot without a base is marked `unsynced`.
@@ -64,6 +68,8 @@ impl Rules {
         answers_after_commit: true,
         lock_before_read: true,
         gen_in_transaction: true,
+        epoch_before_streams: true,
+        rows_are_inserted: true,
         poison_is_kept: true,
         other_boot_is_unsynced: true,
         clock_step_is_noticed: true,
@@ -152,7 +158,7 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "a hello lists only what is not acked": gateway.lists_acked,
     "the floor moves without acked": gateway.acked_follows_floor => Shown::Plan(full_outboxes),
     "a stream overtakes a hello that lacks it": gateway.waits_for_hello,
-    "a purge during a hello is not told": gateway.hello_when_floors_move,
+    "rows dropped during a hello are not told": gateway.hello_when_floors_move => Shown::Story(stories::rows_dropped_during_a_hello),
     "no backoff": gateway.backoff,
     // The bridge's engine.
     "no dedup": bridge.dedup,
@@ -180,6 +186,8 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "a sync ack before the commit": rules.answers_after_commit,
     "the lock is taken after the read": rules.lock_before_read,
     "the gen is read before the transaction": rules.gen_in_transaction,
+    "the streams of a new epoch come before it": rules.epoch_before_streams,
+    "a row is covered and not stored": rules.rows_are_inserted,
     "poison is tried for ever": rules.poison_is_kept,
     "an epoch of another boot takes this boot's time": rules.other_boot_is_unsynced,
     "a step of the clock is not noticed": rules.clock_step_is_noticed => Shown::Story(stories::a_clock_that_is_put_right),

@@ -87,6 +87,13 @@ impl Image {
         self.epochs.iter().find(|row| row.epoch == epoch)
     }
 
+    /// As `trust-store` does: what another storage has acknowledged counts for nothing.
+    pub fn forget_acked(&mut self) {
+        for held in self.epochs.iter_mut().flat_map(|row| row.streams.iter_mut().flatten()) {
+            held.saved_acked = held.floor - 1;
+        }
+    }
+
     pub fn held(&self, key: StreamKey) -> Option<&Held> {
         self.epoch(key.epoch)?.held(key.stream)
     }
@@ -350,7 +357,10 @@ impl Outbox {
 
     pub fn set_confirmed(&mut self, confirmed: Option<&[(StreamKey, Seq)]>) {
         match confirmed {
-            None if self.rules.gen_change_forgets => self.confirmed.clear(),
+            None if self.rules.gen_change_forgets => {
+                self.confirmed.clear();
+                self.acked.clear();
+            }
             None => {}
             Some(list) => {
                 self.confirmed.extend(list.iter().copied());

@@ -2,6 +2,8 @@
 //! from the seed (histories in which everything fails at once find less than many that each
 //! have a few faults).
 
+use fieldpost_protocol::HELLO_STREAMS_MAX;
+
 use crate::dice::Dice;
 use crate::outbox::Limits;
 
@@ -86,6 +88,7 @@ pub struct Plan {
     pub commit_interval_ms: i64,
     pub publish_interval_ms: u64,
     pub batch_max: usize,
+    pub hello_streams_max: usize,
     pub trim_every_ms: i64,
     pub limits: Limits,
     pub delay_ms: (i64, i64),
@@ -122,6 +125,7 @@ impl Plan {
             commit_interval_ms: 1_000,
             publish_interval_ms: 1_000,
             batch_max: 4,
+            hello_streams_max: HELLO_STREAMS_MAX,
             trim_every_ms: 60_000,
             limits: Limits {
                 seal_rows: 8,
@@ -162,15 +166,19 @@ impl Plan {
         let seal_rows = dice.between(2, 12) as usize;
         let short_retention = dice.chance(0.5);
         let slowest = dice.pick(&[20, 100, 500, 3_000]);
+        // Now and then a few hours, with little happening: hourly hellos, and what waits ten minutes.
+        let long = dice.chance(0.004);
         Plan {
-            faulty_ms: dice.pick(&[60_000, 120_000, 300_000]),
+            faulty_ms: if long { 9_000_000 } else { dice.pick(&[60_000, 120_000, 300_000]) },
             devices: if dice.chance(0.15) { 2 } else { 1 },
             bridges: dice.pick(&[1, 1, 2, 3]),
             one_writer: dice.chance(0.3),
-            measure_every_ms: dice.pick(&[500, 1_000, 3_000, 8_000]),
+            measure_every_ms: if long { 60_000 } else { dice.pick(&[500, 1_000, 3_000, 8_000]) },
             commit_interval_ms: dice.pick(&[0, 500, 2_000]),
             publish_interval_ms: dice.pick(&[0, 200, 1_000, 5_000]),
             batch_max: dice.between(1, 12) as usize,
+            // Few, so that hellos have several pages.
+            hello_streams_max: dice.pick(&[1, 2, 3, 5, HELLO_STREAMS_MAX]),
             trim_every_ms: dice.pick(&[5_000, 20_000, 60_000]),
             limits: Limits {
                 seal_rows,
@@ -210,7 +218,11 @@ impl Plan {
             poison: some(0.2, 0.03),
             synchronised: dice.chance(0.6),
             actions,
-            action_every_ms: dice.pick(&[2_000, 6_000, 20_000, 60_000]),
+            action_every_ms: if long {
+                300_000
+            } else {
+                dice.pick(&[2_000, 6_000, 20_000, 60_000])
+            },
         }
     }
 

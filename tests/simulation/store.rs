@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use fieldpost_bridge::coverage::Run;
+use fieldpost_bridge::coverage::{Coverage, Run};
 use fieldpost_bridge::engine::{HelloRow, StreamRow};
 use fieldpost_bridge::store::{DeviceRef, EpochRef, Identity, Store, StoreError};
 use fieldpost_protocol::{DeviceId, Epoch, HelloStream, Seq, StoreId, Stream, StreamKey};
@@ -262,7 +262,9 @@ impl MemTxn<'_> {
                 false => unavailable("poison"),
             });
         }
-        self.stored.push((epoch.0, stream, seq, id, time_ms));
+        if self.store.rules.rows_are_inserted || !self.store.dice.chance(0.05) {
+            self.stored.push((epoch.0, stream, seq, id, time_ms));
+        }
         Ok(())
     }
 
@@ -276,6 +278,21 @@ impl MemTxn<'_> {
         db.epochs.append(&mut self.epochs);
         for (at, data) in std::mem::take(&mut self.streams) {
             let key = db.key(&data);
+            let none = Coverage::default();
+            let before = db.streams.get(&at).map_or(&none, |(_, _, row)| &row.coverage);
+            let runs = data.2.coverage.runs().iter();
+            let new = runs.flat_map(|&(lo, hi)| before.missing_within(lo, hi));
+            for seq in new.flat_map(|(lo, hi)| lo..=hi) {
+                let same = |row: &(i64, Stream, Seq, usize, i64)| {
+                    (row.0, row.1, row.2) == (data.0, data.1, seq)
+                };
+                let within = |run: &Run| run.0 <= seq && seq <= run.1;
+                let dead = |letter: &(i64, Vec<Run>)| letter.0 == at && letter.1.iter().any(within);
+                if !self.stored.iter().any(same) && !self.dead.iter().any(dead) {
+                    let what = "neither stored nor in a dead letter";
+                    truth.violate(format!("row {seq} of {key} is covered, and {what}"));
+                }
+            }
             for &(lo, hi) in data.2.coverage.runs().iter().filter(|_| trusted) {
                 truth.cover(key, lo, hi);
             }

@@ -84,11 +84,31 @@ pub fn a_clone_that_is_behind(seed: u64, switches: Switches) -> Option<String> {
     world.unsettled()
 }
 
+/// A full outbox drops rows that a hello on its way still names.
+pub fn rows_dropped_during_a_hello(seed: u64, switches: Switches) -> Option<String> {
+    let mut world = calm(seed, switches);
+    world.plan.limits.rows_max = 40;
+    world.plan.limits.drop_oldest = true;
+    world.denied = Some((0, |topic| matches!(topic, Topic::SensorData(_))));
+    world.run_until(30_000);
+    world.denied = Some((0, |topic| !matches!(topic, Topic::State(_) | Topic::SyncAcks(_))));
+    world.kill_gateway(0);
+    world.run_until(120_000);
+    world.denied = None;
+    world.run_until(900_000);
+    world.measuring = false;
+    world.run_until(960_000);
+    if !world.truth.borrow().has_dropped() {
+        return Some("nothing was dropped".to_owned());
+    }
+    world.unsettled()
+}
+
 /// The kernel has called a clock synchronised that was two hours off, and puts it right: what comes
 /// after that has its right time.
 pub fn a_clock_that_is_put_right(seed: u64, switches: Switches) -> Option<String> {
     let mut world = calm(seed, switches);
-    world.truth.borrow_mut().clock_lies = true;
+    world.truth.borrow_mut().ntp_lies = true;
     world.machines[0].wall_skew_ms = 7_200_000;
     world.run_until(60_000);
     world.machines[0].wall_skew_ms = 0;

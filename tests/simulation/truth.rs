@@ -40,6 +40,8 @@ pub struct Truth {
     dropped: BTreeMap<StreamKey, Coverage>,
     /// A bridge's clock is wrong at times: then stored times are not judged.
     pub clock_lies: bool,
+    /// So is the time that a kernel calls synchronised.
+    pub ntp_lies: bool,
     /// How far a base may be off: half the round trip that it was learned over.
     off_ms_max: HashMap<Epoch, i64>,
     pub violation: Option<String>,
@@ -86,8 +88,13 @@ impl Truth {
         }
         self.facts[id].stored_ms = Some(time_ms);
         let off = time_ms - self.facts[id].time_ms;
+        let lies = match clock {
+            "bridge" => self.clock_lies,
+            "ntp" => self.ntp_lies,
+            _ => true,
+        };
         let tolerance = OFF_MS_MAX + self.off_ms_max.get(&key.epoch).copied().unwrap_or(0);
-        if clock != "unsynced" && !self.clock_lies && off.abs() > tolerance {
+        if !lies && off.abs() > tolerance {
             self.violate(format!("row {seq} of {key} is stored {off} ms off, by clock {clock}"));
         }
     }

@@ -107,8 +107,6 @@ pub struct Machine {
     pub process: Option<Process>,
     /// Raised with each start of a process.
     pub life: u64,
-    /// It was told to trust another storage than it had: until a state, `acked` is the old one's.
-    pub retrained: bool,
     /// Its card was rolled back or replaced at some time.
     pub harmed: bool,
 }
@@ -258,7 +256,6 @@ impl World {
             disk_fails: false,
             process: None,
             life: 0,
-            retrained: false,
             harmed: false,
         });
         self.after(self.dice.between(0, 3_000), What::StartGateway(at));

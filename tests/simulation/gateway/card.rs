@@ -25,7 +25,10 @@ impl Process {
                     image.trusts.get_or_insert(store);
                 })?;
             }
-            Notice::GenChanged => self.outbox.set_confirmed(None),
+            Notice::GenChanged => {
+                self.outbox.set_confirmed(None);
+                self.save_if_back(world, m)?;
+            }
             Notice::Confirmed(confirmed) => {
                 self.excuse_progress(&confirmed);
                 self.outbox.set_confirmed(Some(&confirmed));
@@ -76,6 +79,7 @@ impl Process {
         let off = (base - current.start.boot_ms) - skew_ms;
         if off.abs() > 1_000 + rtt.as_millis() as i64 / 2 && clock == Clock::Bridge {
             self.begin_epoch(world, m);
+            self.follow_epoch(world, m);
         }
         Ok(())
     }
@@ -87,7 +91,15 @@ impl Process {
         self.outbox.current = Current { epoch, boot, start, base: None };
         self.old_tails = true;
         self.hellos.clear();
-        self.engine.handle_epoch(world.boottime(m), epoch);
+    }
+
+    /// The engine hears of it with the first rows, or from the time that a bridge told.
+    fn follow_epoch(&mut self, world: &World, m: usize) {
+        let epoch = self.outbox.current.epoch;
+        if self.told_epoch != epoch {
+            self.told_epoch = epoch;
+            self.engine.handle_epoch(world.boottime(m), epoch);
+        }
     }
 
     pub(super) fn append(&mut self, world: &mut World, m: usize) -> Result<(), Killed> {
@@ -144,7 +156,7 @@ impl Process {
             world.note_let_go(m, &let_go);
         }
         match outcome? {
-            Commit::Done => self.appended(world, m, &readings, &events, !let_go.is_empty()),
+            Commit::Done => self.appended(world, m, &readings, &events, !let_go.is_empty())?,
             Commit::Failed => {
                 (self.readings, self.events) = (readings, events);
                 self.append_later(world, m)?;
@@ -189,7 +201,7 @@ impl Process {
         readings: &[(usize, i64)],
         events: &[(usize, i64)],
         floors_moved: bool,
-    ) {
+    ) -> Result<(), Killed> {
         let mut truth = world.truth.borrow_mut();
         for (id, _) in readings.iter().chain(events) {
             // Refused for want of room: it has no row.
@@ -200,9 +212,18 @@ impl Process {
         let image = &world.machines[m].image;
         self.outbox.learn_rows(image);
         let now = world.boottime(m);
+        if world.switches.rules.epoch_before_streams {
+            self.follow_epoch(world, m);
+        }
+        let image = &world.machines[m].image;
         if floors_moved || std::mem::take(&mut self.streams_changed) {
             self.engine.handle_streams(&self.outbox.streams(image));
         }
+        if !world.switches.rules.epoch_before_streams {
+            self.pump(world, m)?;
+            self.follow_epoch(world, m);
+        }
+        let image = &world.machines[m].image;
         let epoch = self.outbox.current.epoch;
         let row = image.epoch(epoch);
         for stream in [Stream::Events, Stream::Readings] {
@@ -210,6 +231,7 @@ impl Process {
                 self.engine.handle_appended(now, StreamKey { epoch, stream }, held.last());
             }
         }
+        Ok(())
     }
 
     /// What the driver does twice a second, and the model before each commit.
@@ -243,6 +265,7 @@ impl Process {
             world.note_let_go(m, &let_go);
         }
         outcome?;
+        self.follow_epoch(world, m);
         // Also after an error: the commit may have happened.
         let streams: Vec<StreamInfo> = self.outbox.streams(&world.machines[m].image);
         self.engine.handle_streams(&streams);

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use fieldpost_protocol::{
-    AlertState, Envelope, Event, EventKind, Metrics, Reading, Seq, Severity, Stream, StreamKey,
-    Topic, VERSION, Value, encode_runs,
+    AlertState, Envelope, Event, EventKind, Hello, Metrics, Reading, Seq, Severity, Stream,
+    StreamKey, Topic, VERSION, Value, encode_runs,
 };
 
-use super::{HELLOS_MAX, Process, RESEND_WINDOW_MS, RESENDS_MAX, told};
+use super::{HELLOS_MAX, Process, RESEND_WINDOW_MS, RESENDS_MAX, short, told};
 use crate::outbox::Batch;
 use crate::world::{About, World, note};
 
@@ -140,6 +140,17 @@ impl Process {
             world.truth.borrow_mut().violate(format!(
                 "row {from} of {key} was sent {n} times in ten minutes, and nothing excuses it"
             ));
+        }
+    }
+
+    /// A hello takes every epoch but its own for ended.
+    pub(super) fn judge_hello(&self, world: &World, page: &Hello) {
+        let current = self.outbox.current.epoch;
+        let names_it = page.streams.iter().any(|listed| listed.key.epoch == current);
+        if page.epoch != current && names_it {
+            let (of, named) = (short(page.epoch), short(current));
+            let what = format!("a hello of {of} names {named}, which is appended to, as ended");
+            world.truth.borrow_mut().violate(what);
         }
     }
 
