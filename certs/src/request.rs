@@ -60,7 +60,10 @@ pub enum NameError {
         problem: String,
     },
     /// A device would get the broker's user name of something else.
-    #[error("device id {0:?} means something else here (broker, operator, bridge); choose another")]
+    #[error(
+        "device id {0:?} means something else here: broker, operator, ca, and what ends in -readings, \
+         -events or -out is a bridge's connection; choose another"
+    )]
     Reserved(String),
     /// Not a host name or address.
     #[error("host {0:?} is no name or address that a certificate can hold")]
@@ -88,7 +91,10 @@ impl Request {
         leaves.push(client("operator".to_owned()));
         for device in &self.devices {
             check("device", device)?;
-            let taken = leaves.iter().any(|leaf| leaf.name.eq_ignore_ascii_case(device));
+            let lower = device.to_ascii_lowercase();
+            // Of any bridge: its certificate would be taken for one that is there already.
+            let ends = |end: &&str| lower.ends_with(&format!("-{end}"));
+            let taken = BRIDGE_CONNECTIONS.iter().any(ends);
             if taken || RESERVED.iter().any(|name| name.eq_ignore_ascii_case(device)) {
                 return Err(NameError::Reserved(device.clone()));
             }

@@ -76,7 +76,7 @@ fn every_certificate_is_made_and_its_key_is_the_owners_only() {
         "broker",
         "bridge-readings",
         "bridge-events",
-        "bridge-out",
+        "bridge-out", "b2-Out",
         "operator",
         "greenhouse-1",
     ];
@@ -172,7 +172,7 @@ fn a_ca_whose_key_is_another_one_issues_nothing() {
 fn a_name_that_means_something_else_is_refused_before_anything_is_written() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("dev");
-    for name in ["operator", "broker", "CA", "bridge-out", "Bridge-Readings"] {
+    for name in ["operator", "broker", "CA", "bridge-out", "b2-Out", "Bridge-Readings"] {
         let error = issue(&dir, &device(name)).unwrap_err();
         assert!(matches!(error, Error::Name(NameError::Reserved(_))), "{name}: {error}");
     }

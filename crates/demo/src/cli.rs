@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 #[command(name = "cargo demo", version)]
 struct Cli {
     /// Stop the source after so many seconds, drain, compare, end. Else it runs until Ctrl-C.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     seconds: Option<u64>,
     /// Lines a second of the simulated Arduino, 0.01 to 20000.
     #[arg(long, default_value_t = 10.0, value_parser = parse_rate)]
@@ -41,7 +41,7 @@ struct Cli {
     #[arg(long)]
     serial: Option<PathBuf>,
     /// Bits per second of the real port.
-    #[arg(long, default_value_t = 115_200, requires = "serial")]
+    #[arg(long, default_value_t = 115_200, requires = "serial", value_parser = clap::value_parser!(u32).range(50..=4_000_000))]
     baud: u32,
     /// Take lines without a checksum from the real port.
     #[arg(long, requires = "serial")]
