@@ -76,7 +76,7 @@ fn every_certificate_is_made_and_its_key_is_the_owners_only() {
         "broker",
         "bridge-readings",
         "bridge-events",
-        "bridge-out", "b2-Out",
+        "bridge-out",
         "operator",
         "greenhouse-1",
     ];
