@@ -44,7 +44,9 @@ impl SqliteStore {
 
     /// Opens a storage that `init` has made. Nothing is touched where it is refused.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let (db, file) = open::read_write(path)?;
+        let (mut db, file) = open::read_write(path)?;
+        add_held(&mut db)
+            .map_err(|error| OpenError::Io { path: path.to_owned(), why: error.to_string() })?;
         Ok(SqliteStore { db, file })
     }
 
@@ -79,6 +81,20 @@ impl Store for SqliteStore {
         self.file.check()?;
         Ok(SqliteTxn::new(txn, &self.file))
     }
+}
+
+/// Adds `held.sql`, unless it is there: to a storage that is new, or of an earlier program.
+fn add_held(db: &mut Connection) -> rusqlite::Result<()> {
+    const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'held')";
+    if db.query_row(IS_THERE, [], |row| row.get(0))? {
+        return Ok(());
+    }
+    let txn = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another bridge may have been first.
+    if !txn.query_row(IS_THERE, [], |row| row.get(0))? {
+        txn.execute_batch(include_str!("sqlite/held.sql"))?;
+    }
+    txn.commit()
 }
 
 fn identity(db: &Connection) -> Result<Identity, StoreError> {

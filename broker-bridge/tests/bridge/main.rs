@@ -10,6 +10,7 @@
 mod commands;
 mod deadletters;
 mod hellos;
+mod many;
 mod model;
 mod opening;
 mod running;

@@ -1,4 +1,4 @@
--- Version 1. Times are Unix milliseconds; ids of 16 bytes are blobs, shown as hex by the views.
+-- Version 1, with held.sql beside it. Times are Unix milliseconds; ids of 16 bytes are blobs, shown as hex by the views.
 
 CREATE TABLE store (
     one     INTEGER PRIMARY KEY CHECK (one = 1),
@@ -66,7 +66,6 @@ CREATE TABLE stream (
     coverage         TEXT NOT NULL,     -- JSON: [[lo,hi],...], sorted, apart
     UNIQUE (epoch, stream)
 ) STRICT;
-CREATE INDEX stream_held ON stream (epoch) WHERE floor <= claimed;
 
 CREATE TABLE reading (
     epoch   INTEGER NOT NULL REFERENCES epoch,

@@ -207,8 +207,9 @@ impl Txn for SqliteTxn<'_> {
     fn held_streams(&mut self, device: DeviceRef) -> Result<Vec<LockedStream>> {
         let sql = "SELECT s.ref, s.floor, s.floor_by_absence, s.claimed, s.coverage, \
                           e.ref, e.epoch, s.stream \
-                   FROM epoch e JOIN stream s ON s.epoch = e.ref \
-                   WHERE e.device = ?1 AND s.floor <= s.claimed ORDER BY e.epoch, s.stream";
+                   FROM held h CROSS JOIN stream s ON s.ref = h.stream \
+                   CROSS JOIN epoch e ON e.ref = s.epoch \
+                   WHERE h.device = ?1 ORDER BY e.epoch, s.stream";
         let mut query = self.txn.prepare_cached(sql).map_err(store_error)?;
         let rows = query
             .query_map([device.0], |row| {
@@ -295,8 +296,9 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn dead_letters(&mut self, device: DeviceRef) -> Result<u64> {
-        let sql = "SELECT count(*) FROM epoch e JOIN stream s ON s.epoch = e.ref \
-                   JOIN dead_letter l ON l.stream = s.ref \
+        // In this order: open letters are few, epochs of a device may be very many.
+        let sql = "SELECT count(*) FROM dead_letter l CROSS JOIN stream s ON s.ref = l.stream \
+                   CROSS JOIN epoch e ON e.ref = s.epoch \
                    WHERE e.device = ?1 AND l.dropped IS NULL";
         self.count(sql, [device.0])
     }
@@ -395,11 +397,13 @@ impl Txn for SqliteTxn<'_> {
     fn supersede_others(&mut self, device: DeviceRef, epoch: EpochRef, now: i64) -> Result<()> {
         self.execute(
             "DELETE FROM hello_page WHERE epoch IN \
-             (SELECT ref FROM epoch WHERE device = ?1 AND ref <> ?2 AND NOT superseded)",
+             (SELECT ref FROM epoch INDEXED BY epoch_not_superseded \
+              WHERE device = ?1 AND ref <> ?2 AND NOT superseded)",
             (device.0, epoch.0),
         )?;
         self.execute(
-            "UPDATE epoch SET superseded = ?3, hello_no = NULL, hello_pages = NULL \
+            "UPDATE epoch INDEXED BY epoch_not_superseded \
+             SET superseded = ?3, hello_no = NULL, hello_pages = NULL \
              WHERE device = ?1 AND ref <> ?2 AND NOT superseded",
             (device.0, epoch.0, now.max(1)),
         )?;
