@@ -120,6 +120,8 @@ pub(crate) struct Driver {
     online: bool,
     /// Since when storage has taken nothing of what it was given.
     failing_since: Option<Instant>,
+    /// Since when storage has said nothing, with messages before it.
+    silent_since: Option<Instant>,
     held: BTreeMap<JobId, Held>,
     /// [`COMMIT_WITHIN`], but for tests.
     commit_within: Duration,
@@ -148,6 +150,7 @@ impl Driver {
             status,
             online: false,
             failing_since: None,
+            silent_since: None,
             held: BTreeMap::new(),
             commit_within,
             last_job: 0,
@@ -248,6 +251,7 @@ impl Driver {
                     "storage is too slow; messages are forgotten and will come again",
                 );
             }
+            self.silent_since.get_or_insert_with(Instant::now);
             self.held.insert(id, Held { role, delivery, received: Instant::now(), settled: false });
             if self.held.len() > HELD_MAX {
                 self.forget_late();
@@ -302,6 +306,8 @@ impl Driver {
                 self.owed.insert(id);
             }
         }
+        let waits = self.held.len() > self.owed.len();
+        self.silent_since = waits.then(Instant::now);
         self.flush();
     }
 
@@ -371,7 +377,9 @@ impl Driver {
     }
 
     fn is_storage_failing(&self) -> bool {
-        self.failing_since.is_some_and(|since| since.elapsed() >= self.commit_within)
+        // One transaction that does not end is as bad as many that fail.
+        let mut since = self.failing_since.iter().chain(&self.silent_since);
+        since.any(|since| since.elapsed() >= self.commit_within)
     }
 
     /// Says `offline` while storage takes nothing. Whatever is committed next brings `online` back,
