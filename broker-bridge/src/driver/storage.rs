@@ -16,6 +16,8 @@ use crate::store::{Store, StoreError};
 /// First pause after a storage that cannot be used, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A transaction that takes longer is one of too many messages.
+const SLOW: Duration = Duration::from_secs(1);
 /// Reports that wait for the driver; full, the storage thread waits.
 const REPORTS_MAX: usize = 64;
 
@@ -74,13 +76,22 @@ struct Worker<S> {
     commit_within: Duration,
 }
 
+/// How many messages the next transaction takes: fewer while they are slow, so that the word of
+/// what is committed does not wait for all of them.
+fn next_most(most: usize, took: Duration) -> usize {
+    if took > SLOW { (most / 2).max(1) } else { (most * 2).min(TRANSACTION_MESSAGES_MAX) }
+}
+
 impl<S: Store> Worker<S> {
     fn run(mut self) {
+        let mut most = TRANSACTION_MESSAGES_MAX;
         loop {
-            let jobs = self.queue.take(TRANSACTION_MESSAGES_MAX);
+            let jobs = self.queue.take(most);
+            let begun = Instant::now();
             if jobs.is_empty() || !self.work(jobs) {
                 return;
             }
+            most = next_most(most, begun.elapsed());
         }
     }
 
@@ -115,5 +126,17 @@ impl<S: Store> Worker<S> {
             self.queue.pause(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_messages_come_alone_at_last_and_quick_ones_together_again() {
+        let after = |from, took| (0..6).fold(from, |most, _| next_most(most, took));
+        assert_eq!(after(TRANSACTION_MESSAGES_MAX, SLOW * 2), 1);
+        assert_eq!(after(1, SLOW / 2), TRANSACTION_MESSAGES_MAX);
     }
 }
