@@ -97,6 +97,7 @@ fn check(path: &Path) -> anyhow::Result<()> {
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         anyhow::bail!("outbox.path: the folder {} does not exist; make it", folder.display());
     }
+    crate::outbox::check_place(&config.outbox.path).context("outbox.path")?;
     print(&format!("{}: good\n", path.display()))
 }
 

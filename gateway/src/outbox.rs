@@ -40,7 +40,7 @@ use crate::clock::{self, Now};
 
 pub use append::{AppendError, Appended, NewEvent};
 pub use read::Batch;
-pub use schema::{OpenError, sync_call};
+pub use schema::{OpenError, check_place, sync_call};
 pub use thread::{Gone, OutboxThread};
 pub use trim::Trimmed;
 
@@ -171,7 +171,10 @@ impl Recovered {
 /// See the module.
 pub struct Outbox {
     conn: Connection,
+    /// As configured; but its path is the file's own, with no symbolic link in it.
     settings: Settings,
+    /// The path as configured.
+    named: PathBuf,
     boot_id: String,
     current: Current,
     /// Streams with an epoch row, oldest epoch first.
@@ -184,13 +187,22 @@ pub struct Outbox {
     snapshots: u64,
     /// The file that was opened, by device and inode.
     file: Option<(u64, u64)>,
-    /// Keeps a second gateway out; released with the process.
-    _lock: Arc<lock::Lock>,
+    /// Keep a second gateway out. Dropped after the connection, see there.
+    _locks: (Arc<lock::Lock>, Option<lock::Lock>),
 }
 
 impl Outbox {
     /// Opens the file, or makes it; moves a damaged one aside; seals what earlier epochs left.
-    pub fn open(settings: Settings, now: Now) -> Result<(Self, Recovered), OpenError> {
+    pub fn open(mut settings: Settings, now: Now) -> Result<(Self, Recovered), OpenError> {
+        let real = lock::real_path(&settings.path)?;
+        let named = std::mem::replace(&mut settings.path, real);
+        lock::check_file(&settings.path)?;
+        let (mut outbox, recovered) = Outbox::open_real(settings, now)?;
+        outbox.named = named;
+        Ok((outbox, recovered))
+    }
+
+    fn open_real(settings: Settings, now: Now) -> Result<(Self, Recovered), OpenError> {
         let lock = Arc::new(lock::Lock::take(&settings.path)?);
         let broken_log = log::keep_if_broken(&settings.path, now.wall_ms).unwrap_or_else(|error| {
             tracing::error!(%error, "the outbox's log cannot be looked at, or not be kept");
@@ -217,21 +229,26 @@ impl Outbox {
         lock: &Arc<lock::Lock>,
         now: Now,
     ) -> Result<(Self, Recovered), OpenError> {
+        let path = &settings.path;
+        let locked = lock::Lock::take_file(path)?;
+        let conn = schema::open(path, &settings.device)?;
+        // A file that was made just now.
+        let locked = if locked.is_some() { locked } else { lock::Lock::take_file(path)? };
         let mut outbox = Outbox {
-            conn: schema::open(&settings.path, &settings.device)?,
+            conn,
             settings: settings.clone(),
+            named: path.clone(),
             boot_id: clock::boot_id(),
             current: Current::new(now),
             streams: BTreeMap::new(),
             old_tails: false,
             streams_changed: false,
             snapshots: 0,
-            file: schema::identity_of(&settings.path),
-            _lock: lock.clone(),
+            file: schema::identity_of(path),
+            _locks: (lock.clone(), locked),
         };
         // A large file is not looked through before: damage may show only here.
-        let sealed =
-            outbox.recover(now).map_err(|error| schema::classify(&settings.path, error))?;
+        let sealed = outbox.recover(now).map_err(|error| schema::classify(path, error))?;
         Ok((outbox, Recovered { sealed, ..Recovered::default() }))
     }
 
@@ -450,10 +467,10 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether the path still leads to the file that is open: somebody may have deleted or
+    /// Whether the configured path still leads to the file that is open: somebody may have deleted or
     /// replaced it, and what is written since lives only as long as this process.
     pub fn is_in_place(&self) -> bool {
-        self.file.is_some() && schema::identity_of(&self.settings.path) == self.file
+        self.file.is_some() && schema::identity_of(&self.named) == self.file
     }
 
     /// The file.

@@ -12,6 +12,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use fieldpost_fail_point::point;
@@ -24,6 +25,8 @@ use super::Row;
 /// A WAL frame is a page and 24 bytes: at 1,024 a commit of one reading touches the fewest
 /// blocks of the card (measured, see docs/decisions).
 pub(super) const PAGE_BYTES: u64 = 1024;
+/// Of a SQLite file, see "The Database Header" in its file format.
+const HEADER_BYTES: usize = 100;
 /// "fpob", so that a file that is not an outbox is recognised.
 const APPLICATION_ID: i64 = 0x6670_6f62;
 /// Raised with every change of the tables.
@@ -77,6 +80,27 @@ pub enum OpenError {
         /// The holder's process id.
         holder: String,
     },
+    /// One file, several names: each would have a log of its own.
+    #[error(
+        "the outbox {path} has {links} names (hard links). A gateway under another one would keep a log of its \
+         own, and write over what this one has accepted; so none starts. `find / -xdev -samefile {path}` lists the \
+         names: remove all but one, or make this one a file of its own: cp {path} {path}.new && mv {path}.new {path}",
+        path = path.display()
+    )]
+    Linked {
+        /// The outbox.
+        path: PathBuf,
+        /// How many names it has.
+        links: u64,
+    },
+    /// Something else than a file.
+    #[error("the outbox {} is a {what}, not a file. Set [outbox] path to a file, or to where one may be made", path.display())]
+    NoFile {
+        /// What was found there.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// Written by a newer program.
     #[error(
         "the outbox {} has format {found}, this gateway knows {SCHEMA_VERSION}: it was written by a newer gateway. \
@@ -128,6 +152,26 @@ pub enum OpenError {
     /// Anything else that SQLite says.
     #[error("the outbox cannot be opened: {0}")]
     Sqlite(#[from] rusqlite::Error),
+}
+
+/// Whether a gateway could open this outbox, or make it, as far as can be seen from outside: for
+/// `check`, while another process has it open.
+pub fn check_place(path: &Path) -> Result<(), OpenError> {
+    let real = super::lock::real_path(path)?;
+    super::lock::check_file(&real)?;
+    let mut header = [0; HEADER_BYTES];
+    let read = std::fs::File::open(&real).and_then(|mut file| file.read_exact(&mut header));
+    if read.is_err() || !header.starts_with(b"SQLite format 3\0") {
+        // Nothing yet; or damaged, and a start moves it aside.
+        return Ok(());
+    }
+    let word = |at| i64::from(u32::from_be_bytes(std::array::from_fn(|byte| header[at + byte])));
+    let (pages, application) = (word(28), word(68));
+    // One page and no name: an outbox whose making was cut short.
+    if application == APPLICATION_ID || (application == 0 && pages <= 1) {
+        return Ok(());
+    }
+    Err(OpenError::Foreign { path: real })
 }
 
 /// Opens the database and makes sure that it is ours, whole, and of our format.

@@ -8,6 +8,7 @@ use super::*;
 use crate::serial::Measured;
 
 mod faults;
+mod names;
 mod random;
 mod trust;
 
