@@ -94,7 +94,7 @@ pub enum OpenError {
         links: u64,
     },
     /// Something else than a file.
-    #[error("the outbox {} is a {what}, not a file. Set [outbox] path to a file, or to where one may be made", path.display())]
+    #[error("the outbox {} is a {what}, not a file. Set [outbox] path to another place", path.display())]
     NoFile {
         /// What was found there.
         path: PathBuf,
