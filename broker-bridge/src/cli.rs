@@ -58,8 +58,12 @@ enum Command {
     /// what it holds.
     ///
     /// Before that: stop the bridge, move the old file away together with its -wal and -shm, put
-    /// the backup in its place. Then `restored`, and start the bridge.
+    /// the backup in its place. Then `restored`, and start the bridge. A file that is damaged, or
+    /// beside which a log still lies, is refused.
     Restored {
+        /// Also where rows are gone that were stored: somebody has deleted them by hand.
+        #[arg(long)]
+        with_gaps: bool,
         #[arg(long)]
         json: bool,
     },
@@ -103,7 +107,7 @@ enum Command {
     Deadletter(letters::Command),
     /// Prints the documented template of the configuration.
     Config,
-    /// Checks the configuration, the files that it names and the storage, and does nothing else.
+    /// Checks the configuration, the files that it names and the whole storage, and does nothing else.
     Check,
 }
 
@@ -128,7 +132,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run { embedded_broker } => run(config, embedded_broker),
         Command::Init { adopt, json } => init(storage, adopt, json),
-        Command::Restored { json } => restored(storage, json),
+        Command::Restored { with_gaps, json } => restored(storage, with_gaps, json),
         Command::Status { json } => print::status(&Query::open(storage)?.status()?, json),
         Command::Devices { json } => print::rows(&Query::open(storage)?.devices()?, json),
         Command::Readings { device, source, since, limit, json } => {
@@ -159,8 +163,8 @@ fn init(storage: &Path, adopt: Option<StoreId>, json: bool) -> anyhow::Result<()
     print::identity(&identity, &text, json)
 }
 
-fn restored(storage: &Path, json: bool) -> anyhow::Result<()> {
-    let identity = SqliteStore::open(storage)?.restored(clock::now_ms())?;
+fn restored(storage: &Path, with_gaps: bool, json: bool) -> anyhow::Result<()> {
+    let identity = SqliteStore::open_backup(storage, with_gaps)?.restored(clock::now_ms())?;
     print::identity(&identity, "announced: gateways will say again what they hold", json)
 }
 
@@ -187,7 +191,7 @@ fn parse_since(query: &Query, text: &str) -> anyhow::Result<i64> {
 
 fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
     crate::run::check_files(config)?;
-    Query::open(&config.storage)?;
+    Query::open_checked(&config.storage)?;
     print::text(&format!("{}: good\n", path.display()))
 }
 

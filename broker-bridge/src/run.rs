@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::driver::{COMMIT_WITHIN, Driver, Inputs, Role, StorageThread};
 use crate::store::Identity;
-use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::{OpenError, SqliteStore};
 
 /// Runs a bridge until `shutdown` holds true.
 ///
@@ -37,7 +37,7 @@ pub async fn run_within(
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     check_files(&config)?;
-    let store = SqliteStore::open(&config.storage)?;
+    let Some(store) = open(&config.storage, shutdown.clone()).await? else { return Ok(()) };
     let Identity { store: id, r#gen } = store.identity()?;
     let instance = Instance(clock::random_id().context("asking the system for randomness")?);
     let version = Some(env!("CARGO_PKG_VERSION").to_owned());
@@ -59,6 +59,39 @@ pub async fn run_within(
     let inputs =
         Inputs { readings: readings_events, events: events_events, out: out_events, shutdown };
     Ok(driver.run(inputs).await?)
+}
+
+/// Opens the storage, and checks it where that is due: from a damaged file nothing is ever
+/// sync-acked. `None`: told to end meanwhile.
+async fn open(
+    path: &Path,
+    mut shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<Option<SqliteStore>> {
+    let is_check_due = SqliteStore::is_check_due(path);
+    let store = SqliteStore::open(path)?;
+    if !is_check_due {
+        return Ok(Some(store));
+    }
+    tracing::info!(storage = %path.display(), "checking the whole storage");
+    let interrupt = store.interrupt_handle();
+    let mut check = tokio::task::spawn_blocking(move || (store.check(), store));
+    // The guard that wait_for() returns may not cross threads.
+    let told = async { shutdown.wait_for(|end| *end).await.map(drop) };
+    let (checked, store) = tokio::select! {
+        done = &mut check => done?,
+        Ok(()) = told => {
+            interrupt.interrupt();
+            // Whether it was sound is of no interest any more.
+            let _ = check.await;
+            return Ok(None);
+        }
+    };
+    match checked {
+        // Somebody may have deleted rows by hand, and the gateways go on.
+        Err(error @ OpenError::Gaps { .. }) => tracing::error!("storage_gaps: {error}"),
+        checked => checked?,
+    }
+    Ok(Some(store))
 }
 
 /// As [`run`]; with `embedded` first a broker in this process, by `[embedded_broker]`.

@@ -14,6 +14,7 @@ mod many;
 mod model;
 mod opening;
 mod running;
+mod sound;
 mod storing;
 mod support;
 mod wire;

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fieldpost_fail_point::point;
 use fieldpost_protocol::{Gen, StoreId};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::super::{Identity, StoreError};
 use crate::clock;
@@ -56,6 +56,62 @@ pub enum OpenError {
         /// Its version.
         found: i64,
     },
+    /// Not a file at all.
+    #[error("storage.path {} is {what}, it has to be a file: correct storage.path", path.display())]
+    NotAFile {
+        /// What the configuration names.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// `init` where the log of a storage lies that is not there.
+    #[error(
+        "there is no storage at {}, but {} of one lies there and may hold what it stored last; a new storage \
+         would be mixed with it: put the file back that it belongs to, or move {} away and run \
+         `fieldpost-bridge init` again",
+        path.display(), log.display(), log.display()
+    )]
+    LogWithoutFile {
+        /// Where the storage would be.
+        path: PathBuf,
+        /// What lies beside.
+        log: PathBuf,
+    },
+    /// `restored` where a log lies beside the file.
+    #[error(
+        "{} lies beside the storage, and it may be the log of another file; nothing was announced. If a backup \
+         was put there: stop the bridge, move bridge.db, -wal and -shm away, all three, copy the backup once more, \
+         and run `fieldpost-bridge restored` again. If not: start the bridge and stop it, which folds its log in",
+        .0.display()
+    )]
+    LogBesideBackup(PathBuf),
+    /// The file is no sound database.
+    #[error(
+        "the storage {} is damaged: {what}; nothing is taken into it. A log (-wal) of another file and a copy of \
+         a file in use do that. Move it away together with its -wal and -shm, put a backup in its place that was \
+         made with .backup or VACUUM INTO of sqlite3, run `fieldpost-bridge restored` and start the bridge; without \
+         a backup, `fieldpost-bridge init --adopt` makes a new one",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// The file is sound, but its rows are not those that it counts as stored.
+    #[error(
+        "the storage {} does not add up: {what}. Gateways are not asked for these rows again: put another backup \
+         in its place; if somebody has deleted rows by hand and that is all, \
+         `fieldpost-bridge restored --with-gaps` announces it as it is",
+        path.display()
+    )]
+    Gaps {
+        /// The file.
+        path: PathBuf,
+        /// Where, and how many.
+        what: String,
+    },
     /// The file cannot be read or written.
     #[error("the storage {} cannot be opened: {why}; check that the directory exists and that this user may write there", path.display())]
     Io {
@@ -68,21 +124,29 @@ pub enum OpenError {
 
 /// See [`super::SqliteStore::init`].
 pub(super) fn init(path: &Path, adopt: Option<StoreId>, now: i64) -> Result<Identity, OpenError> {
+    check_kind(path)?;
     if path.exists() {
         return Err(OpenError::Exists(path.to_owned()));
     }
+    // SQLite would play such a log into the new file.
+    for end in ["-wal", "-shm", "-journal"] {
+        let log = beside(path, end);
+        if log.symlink_metadata().is_ok() {
+            return Err(OpenError::LogWithoutFile { path: path.to_owned(), log });
+        }
+    }
     // Made beside and renamed: a crash in between leaves no half a storage.
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
+    let new = beside(path, ".new");
     let failed = |why: String| OpenError::Io { path: path.to_owned(), why };
     let random = || clock::random_id().map_err(|error| failed(error.to_string()));
     let store = adopt.map_or_else(|| random().map(StoreId), Ok)?;
     let identity = Identity { store, r#gen: Gen(random()?) };
-    remove_left_over(&beside).map_err(|error| failed(error.to_string()))?;
-    write_schema(&beside, identity, now).map_err(|error| failed(error.to_string()))?;
+    for end in ["", "-journal"] {
+        remove_left_over(&beside(&new, end)).map_err(|error| failed(error.to_string()))?;
+    }
+    write_schema(&new, identity, now).map_err(|error| failed(error.to_string()))?;
     point!("store.init.before_rename");
-    std::fs::rename(&beside, path).map_err(|error| failed(error.to_string()))?;
+    std::fs::rename(&new, path).map_err(|error| failed(error.to_string()))?;
     sync_directory(path).map_err(|error| failed(error.to_string()))?;
     // Switches the file to WAL.
     read_write(path)?;
@@ -108,6 +172,37 @@ fn write_schema(path: &Path, identity: Identity, now: i64) -> rusqlite::Result<(
     Ok(())
 }
 
+/// The file beside it with this end.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    PathBuf::from(name)
+}
+
+/// The log beside a file, where it holds something.
+pub(super) fn log_of(path: &Path) -> Option<PathBuf> {
+    // SQLite keeps it beside the file that a symbolic link leads to.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    ["-wal", "-journal"]
+        .map(|end| beside(&path, end))
+        .into_iter()
+        .find(|log| std::fs::metadata(log).is_ok_and(|found| found.len() > 0))
+}
+
+/// Refuses what is there and no file, before anything opens it: a FIFO would wait for ever.
+fn check_kind(path: &Path) -> Result<(), OpenError> {
+    let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+    let kind = found.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(OpenError::NotAFile { path: path.to_owned(), what })
+}
+
 fn remove_left_over(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -129,7 +224,7 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 /// no name leads to any more: what was sync-acked would then be gone with the process.
 #[derive(Debug)]
 pub(super) struct FileId {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     device: u64,
     inode: u64,
 }
@@ -202,6 +297,7 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 
 /// Looks at the file without SQLite, which would take part in another program's database.
 fn check_header(path: &Path) -> Result<(), OpenError> {
+    check_kind(path)?;
     let mut header = [0u8; 72];
     match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
         Ok(()) => {}
@@ -221,6 +317,13 @@ fn check_header(path: &Path) -> Result<(), OpenError> {
     if ours { Ok(()) } else { Err(OpenError::Foreign(path.to_owned())) }
 }
 
-fn io(path: &Path, error: rusqlite::Error) -> OpenError {
-    OpenError::Io { path: path.to_owned(), why: error.to_string() }
+/// Sorts SQLite's errors by what a person does about them.
+pub(super) fn io(path: &Path, error: rusqlite::Error) -> OpenError {
+    let (path, why) = (path.to_owned(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            OpenError::Damaged { path, what: why }
+        }
+        _ => OpenError::Io { path, why },
+    }
 }

@@ -10,7 +10,9 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::super::{Identity, StoreError};
-use super::{DeadLetter, DeadLetterError, OpenError, deadletter, identity, open, store_error};
+use super::{
+    DeadLetter, DeadLetterError, OpenError, deadletter, identity, open, sound, store_error,
+};
 
 /// The rows of an answer.
 pub type Rows = Vec<Row>;
@@ -92,6 +94,14 @@ impl Query {
     /// Opens it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Ok(Query { db: open::read_only(path)? })
+    }
+
+    /// Opens it and checks the whole file: its pages, and that its rows are those that it counts
+    /// as stored.
+    pub fn open_checked(path: &Path) -> Result<Self, OpenError> {
+        let db = open::read_only(path)?;
+        sound::check(&db, path)?;
+        Ok(Query { db })
     }
 
     /// At a glance. total() and not sum(): what devices claim may be more than an i64 counts.
