@@ -126,9 +126,13 @@ fn add_held(db: &mut Connection) -> rusqlite::Result<()> {
     let txn = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another bridge may have been first.
     if !txn.query_row(IS_THERE, [], |row| row.get(0))? {
+        point!("store.add_held.before_tables");
         txn.execute_batch(include_str!("sqlite/held.sql"))?;
     }
-    txn.commit()
+    point!("store.add_held.before_commit");
+    txn.commit()?;
+    point!("store.add_held.after_commit");
+    Ok(())
 }
 
 fn identity(db: &Connection) -> Result<Identity, StoreError> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use fieldpost_demo::judge;
 use fieldpost_tests::rig::Rig;
+use rusqlite::Connection;
 use rustix::process::Signal;
 
 use super::Cause::Runs;
@@ -21,6 +22,9 @@ pub(super) const POINTS: &[&str] = &[
     "store.init.after_rename",
     "store.restored.before_commit",
     "store.restored.after_commit",
+    "store.add_held.before_tables",
+    "store.add_held.before_commit",
+    "store.add_held.after_commit",
 ];
 
 #[test]
@@ -70,6 +74,26 @@ fn a_storage_restored_from_a_backup_is_filled_again_whoever_is_killed_meanwhile(
         crash.kill_gateway_at((point, Runs(1)))?;
     }
     crash.rig.world.start_gateway()?;
+    crash.finish(0)
+}
+
+#[test]
+fn a_storage_of_an_earlier_program_is_brought_up_to_date_whenever_the_bridge_is_killed()
+-> anyhow::Result<()> {
+    let mut crash = Crash::new("an earlier storage", quick())?;
+    crash.rig.world.start_gateway()?;
+    crash.quiet()?;
+    crash.rig.world.stop_bridge()?;
+    Connection::open(crash.rig.world.storage())?.execute_batch(
+        "DROP TRIGGER stream_held_now; DROP TRIGGER stream_held_no_more;
+         DROP INDEX epoch_not_superseded; DROP TABLE held",
+    )?;
+    for point in POINTS.iter().filter(|point| point.starts_with("store.add_held.")) {
+        kill_command(&mut crash.rig.world, point, "run")?;
+    }
+    crash.rig.world.start_bridge()?;
+    crash.rig.board = None;
+    crash.rig.plug(RATE)?;
     crash.finish(0)
 }
 
