@@ -238,3 +238,71 @@ fn a_storage_that_is_restored_under_a_running_bridge_gets_back_what_it_lacks() -
     sqlite3(&rig.world.storage(), &format!(".restore '{}'", backup.display()))?;
     settle(&mut rig)
 }
+
+/// Has the log folded into the file and begun anew.
+fn checkpoint(rig: &Rig) -> anyhow::Result<()> {
+    sqlite3(&rig.world.storage(), "PRAGMA wal_checkpoint(RESTART)")
+}
+
+/// The bridge refuses this storage; returns what it says.
+fn refused(rig: &Rig, command: &str) -> anyhow::Result<String> {
+    let said = rig.world.run_bridge(&[command]).err();
+    let said = said.with_context(|| format!("`{command}` has taken it"))?.to_string();
+    println!("{command}: {said}");
+    Ok(said)
+}
+
+fn is_unsound(said: &str) -> bool {
+    said.contains("is damaged") || said.contains("does not add up")
+}
+
+/// As the message says: all three away, the backup in their place, `restored`, start.
+fn put_back(rig: &mut Rig, backup: &Path) -> anyhow::Result<()> {
+    for end in ENDS {
+        let _ = std::fs::remove_file(file(&rig.world.storage(), end));
+    }
+    std::fs::copy(backup, rig.world.storage())?;
+    rig.world.run_bridge(&["restored"])?;
+    rig.world.start_bridge()
+}
+
+#[test]
+fn a_backup_beside_a_left_over_log_is_refused_until_the_log_is_gone() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    let backup = back_up(&mut rig)?;
+    checkpoint(&rig)?;
+    rig.wait_stored(rig.ledger.len() + 300)?;
+    rig.world.bridge.take().context("it runs")?.kill()?;
+    std::fs::copy(&backup, rig.world.storage())?;
+    let said = refused(&rig, "check")?;
+    ensure!(is_unsound(&said), "{said}");
+    let said = refused(&rig, "restored")?;
+    ensure!(said.contains("bridge.db-wal lies beside the storage"), "{said}");
+    put_back(&mut rig, &backup)?;
+    settle(&mut rig)
+}
+
+#[test]
+fn a_copy_of_a_file_in_use_is_refused_and_a_backup_is_not() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    rig.wait_stored(600)?;
+    checkpoint(&rig)?;
+    let backup = rig.world.dir().join("backup.db");
+    sqlite3(&rig.world.storage(), &format!(".backup '{}'", backup.display()))?;
+    // A slow `cp`: half of it, a checkpoint, the rest.
+    let before = std::fs::read(rig.world.storage())?;
+    rig.wait_stored(rig.ledger.len() + 600)?;
+    checkpoint(&rig)?;
+    let after = std::fs::read(rig.world.storage())?;
+    rig.world.stop_bridge()?;
+    let cut = before.len() / 8_192 * 4_096;
+    std::fs::write(rig.world.storage(), [&before[..cut], &after[cut..]].concat())?;
+    for command in ["check", "restored"] {
+        let said = refused(&rig, command)?;
+        ensure!(is_unsound(&said), "{said}");
+    }
+    put_back(&mut rig, &backup)?;
+    settle(&mut rig)
+}
