@@ -45,10 +45,7 @@ fn a_storage_that_stays_silent_is_an_alert_in_the_status_file_and_later_in_stora
 fn a_damaged_outbox_is_kept_a_new_one_begun_and_storage_is_told_what_is_missing()
 -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(100.0)?;
-    rig.wait_stored(100)?;
+    rig.run(100.0)?;
     rig.world.gateway.take().expect("started above").kill()?;
     let accepted = rig.accepted()?;
     // With the log folded in, so that the damage hits the pages.
@@ -91,9 +88,7 @@ fn an_outbox_that_is_deleted_under_a_running_gateway_is_an_alert() -> anyhow::Re
 #[test]
 fn a_bridge_with_another_storage_is_an_alert_and_can_be_trusted_on_purpose() -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(50.0)?;
+    rig.start(50.0)?;
     rig.wait_stored(50)?;
     // The broker, and with it the gateway's connection, stays.
     rig.world.stop_bridge()?;

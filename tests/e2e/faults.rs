@@ -16,9 +16,7 @@ const UNACCEPTED_MAX: u64 = (RATE as u64) * 2;
 #[test]
 fn a_broker_that_is_gone_for_fifteen_seconds_loses_nothing() -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
+    rig.start(RATE)?;
     rig.wait_stored(400)?;
     rig.world.stop_broker();
     pass(Duration::from_secs(15));
@@ -34,9 +32,7 @@ fn a_broker_that_is_gone_for_fifteen_seconds_loses_nothing() -> anyhow::Result<(
 #[test]
 fn a_killed_gateway_loses_nothing_that_its_outbox_had() -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
+    rig.start(RATE)?;
     let mut accepted_before = Vec::new();
     for round in 1..=3 {
         rig.wait_sent(400 * round)?;
@@ -69,9 +65,7 @@ fn a_killed_gateway_loses_nothing_that_its_outbox_had() -> anyhow::Result<()> {
 #[test]
 fn a_killed_bridge_loses_nothing_and_stores_nothing_twice() -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
+    rig.start(RATE)?;
     for round in 1..=3 {
         rig.wait_stored(400 * round)?;
         rig.world.bridge.take().expect("started above").kill()?;

@@ -73,9 +73,7 @@ fn the_tail_answers_sqlite3_while_the_gateway_runs() -> anyhow::Result<()> {
 fn a_board_that_is_unplugged_is_an_alert_in_storage_and_goes_on_when_it_is_back()
 -> anyhow::Result<()> {
     let mut rig = Rig::new(settings())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(20.0)?;
+    rig.start(20.0)?;
     rig.wait_stored(20)?;
     let board = rig.board.take().expect("plugged in above");
     board.pause();

@@ -153,9 +153,7 @@ fn readings_taken_in_1970_get_their_time_once_the_clock_is_set() -> anyhow::Resu
     let mut settings = quick();
     clock.of_gateway(&mut settings);
     let mut rig = Rig::new(settings)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(50.0)?;
+    rig.start(50.0)?;
     wait_accepted(&rig, 100)?;
     // No certificate is valid yet, so nobody can tell the time either: only NTP helps.
     wait_until("the reason in the status file", SOON, || {
@@ -219,9 +217,7 @@ fn jumps_of_hours_both_ways_change_no_time_no_order_and_no_row() -> anyhow::Resu
     let mut settings = quick();
     clock.of_gateway(&mut settings);
     let mut rig = Rig::new(settings)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(50.0)?;
+    rig.start(50.0)?;
     rig.wait_stored(50)?;
     for hours in JUMPS_HOURS {
         clock.set(hours * HOUR_MS, false)?;
@@ -253,9 +249,7 @@ fn a_bridge_with_a_wrong_clock_is_an_alert_where_ntp_knows_better() -> anyhow::R
     right.of_gateway(&mut settings);
     wrong.of_bridge(dir.path(), &mut settings)?;
     let mut rig = Rig::new(settings)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(50.0)?;
+    rig.start(50.0)?;
     wait_until("the alert in storage", SOON, || alert(&rig, "clock_differs", "raised"))?;
     wrong.set(0, true)?;
     rig.world.stop_bridge()?;
@@ -278,9 +272,7 @@ fn a_bridge_whose_clock_is_put_right_begins_a_new_epoch_of_who_believed_it() -> 
     none.of_gateway(&mut settings);
     wrong.of_bridge(dir.path(), &mut settings)?;
     let mut rig = Rig::new(settings)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(50.0)?;
+    rig.start(50.0)?;
     rig.wait_stored(50)?;
     wrong.set(0, true)?;
     rig.world.stop_bridge()?;

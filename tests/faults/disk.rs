@@ -68,10 +68,7 @@ fn on_a_full_disk_readings_wait_then_are_refused_and_what_was_accepted_drains() 
     // Room for a second or two, so that the queue runs over soon.
     small.gateway.push(("outbox", "queue_readings = 600".to_owned()));
     let mut rig = Rig::new(small)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
-    rig.wait_stored(100)?;
+    rig.run(RATE)?;
     // What was accepted while nobody took it.
     rig.world.stop_bridge()?;
     rig.wait_sent(rig.ledger.len() + 400)?;
@@ -146,10 +143,7 @@ fn a_card_that_turns_read_only_is_an_alert_and_what_it_holds_is_sent() -> anyhow
     let mut on_disk = quiet();
     on_disk.outbox_dir = Some(disk.path());
     let mut rig = Rig::new(on_disk)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
-    rig.wait_stored(100)?;
+    rig.run(RATE)?;
     rig.world.stop_bridge()?;
     rig.wait_sent(rig.ledger.len() + 400)?;
     disk.abort()?;
@@ -184,10 +178,7 @@ fn an_outbox_that_may_not_be_written_for_a_while_goes_on_by_itself() -> anyhow::
     let mut on_disk = quiet();
     on_disk.outbox_dir = Some(disk.path());
     let mut rig = Rig::new(on_disk)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
-    rig.wait_stored(100)?;
+    rig.run(RATE)?;
     let (outbox, log) = (rig.world.outbox(), rig.world.outbox().with_extension("db-wal"));
     set_immutable(&[&outbox, &log], true)?;
     let result = rig.wait_raised("outbox_failing");
@@ -204,9 +195,7 @@ fn an_outbox_that_may_not_be_written_for_a_while_goes_on_by_itself() -> anyhow::
 #[test]
 fn syncs_that_fail_leave_commits_in_doubt_that_are_never_written_twice() -> anyhow::Result<()> {
     let mut rig = Rig::new(quiet())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
+    rig.start(RATE)?;
     for _ in 0..2 {
         rig.wait_stored(rig.ledger.len().max(100))?;
         let pid = rig.world.gateway.as_ref().context("started above")?.id();
@@ -224,10 +213,7 @@ fn syncs_that_fail_leave_commits_in_doubt_that_are_never_written_twice() -> anyh
 #[test]
 fn writes_that_find_no_space_make_readings_wait_and_none_is_refused() -> anyhow::Result<()> {
     let mut rig = Rig::new(quiet())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
-    rig.wait_stored(100)?;
+    rig.run(RATE)?;
     // Header or page, first or last of a commit; then all of them.
     for fault in ["pwrite64:error=ENOSPC:when=1+7", "pwrite64:error=ENOSPC"] {
         let pid = rig.world.gateway.as_ref().context("started above")?.id();
@@ -298,10 +284,7 @@ fn a_gateway_on_a_failing_card_that_is_killed_in_doubt_loses_nothing_accepted() 
 fn a_bridge_on_a_failing_disk_acknowledges_nothing_that_it_has_not_stored() -> anyhow::Result<()> {
     let mut chance = chance();
     let mut rig = Rig::new(quiet())?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
-    rig.wait_stored(100)?;
+    rig.run(RATE)?;
     nothing_is_acknowledged_while_nothing_commits(&rig)?;
     for round in 1..=3 {
         rig.wait_stored(rig.ledger.len())?;

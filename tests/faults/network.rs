@@ -83,9 +83,7 @@ fn four_kilobytes_a_second_drain_a_backlog_without_a_storm_of_resends() -> anyho
     let mut wired = Wired::new(settings())?;
     let needed = fill_with_noise(&wired.rig, SEGMENTS)?;
     wired.near.change(|network| network.rate = [Some(4_096); 2]);
-    wired.rig.world.start_bridge()?;
-    wired.rig.world.start_gateway()?;
-    wired.rig.plug(10.0)?;
+    wired.rig.start(10.0)?;
     let begun = Instant::now();
     let count = |sql: &str| {
         let conn = read_only(&wired.rig.world.storage())?;

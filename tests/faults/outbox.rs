@@ -134,9 +134,7 @@ fn an_outbox_that_was_damaged_in_any_way_is_kept_or_read_and_storage_stays_exact
     let mut quick = settings();
     quick.gateway.push(("outbox", "commit_interval = \"200ms\"".to_owned()));
     let mut rig = Rig::new(quick)?;
-    rig.world.start_bridge()?;
-    rig.world.start_gateway()?;
-    rig.plug(RATE)?;
+    rig.start(RATE)?;
     let mut rounds: Vec<&str> = DAMAGES.to_vec();
     chance.shuffle(&mut rounds);
     let mut gone = BTreeSet::new();

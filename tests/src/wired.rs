@@ -64,14 +64,22 @@ pub fn impatient(mut settings: Settings) -> Settings {
 }
 
 impl Rig {
-    /// Starts bridge, gateway and a board, and waits until a hundred lines are stored.
+    /// Starts bridge, gateway and a board, in this order.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub fn start(&mut self, rate: f64) -> anyhow::Result<()> {
+        self.world.start_bridge()?;
+        self.world.start_gateway()?;
+        self.plug(rate)
+    }
+
+    /// Starts them, and waits until a hundred lines are stored.
     ///
     /// # Errors
     /// When they are not.
     pub fn run(&mut self, rate: f64) -> anyhow::Result<()> {
-        self.world.start_bridge()?;
-        self.world.start_gateway()?;
-        self.plug(rate)?;
+        self.start(rate)?;
         self.wait_stored(100)
     }
 
