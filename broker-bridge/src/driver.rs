@@ -272,23 +272,21 @@ impl Driver {
         for alarm in &ingested.alarms {
             self.alarms.say(alarm.kind, &alarm.about, &alarm.message);
         }
-        match &ingested.error {
+        if let Some(error) = &ingested.error {
+            match error {
+                StoreError::Damaged(_) => {
+                    self.alarms.error("storage_damaged", &error.to_string());
+                }
+                _ => self.alarms.say("storage", "", &error.to_string()),
+            }
             // What storage refuses for good says nothing about storage.
-            Some(StoreError::Refused(_)) | None => {}
-            Some(_) => {
+            if !matches!(error, StoreError::Refused(_)) {
                 self.failing_since.get_or_insert_with(Instant::now);
             }
         }
         // It comes with each commit.
         if ingested.identity.is_some() {
             self.failing_since = None;
-        }
-        match &ingested.error {
-            Some(error @ StoreError::Damaged(_)) => {
-                self.alarms.error("storage_damaged", &error.to_string());
-            }
-            Some(error) => self.alarms.say("storage", "", &error.to_string()),
-            None => {}
         }
         if let Some(identity) = ingested.identity.filter(|new| new.r#gen != self.status.r#gen) {
             tracing::info!(r#gen = %identity.r#gen, "the storage was restored");
