@@ -14,7 +14,7 @@ use tracing_subscriber::prelude::*;
 
 use crate::clock::{self, Now};
 use crate::config::{Config, TEMPLATE, process_environment};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Trusted};
 use crate::status::Printed;
 
 /// Reads sensors on serial ports, keeps every reading until storage has it.
@@ -197,8 +197,10 @@ fn readings(config: &Config) -> anyhow::Result<()> {
 
 fn trust_store(config: &Config, store: StoreId) -> anyhow::Result<()> {
     let mut outbox = open_outbox(config)?;
-    let before = outbox.pinned_store()?;
-    outbox.pin_store(store)?;
+    let before = outbox.trusted().map(|trusted| trusted.store);
+    if before != Some(store) {
+        outbox.trust(Trusted { store, r#gen: None })?;
+    }
     let before = before.map_or("none".to_owned(), |store| store.to_string());
     print(&format!(
         "trusted: {store} (before: {before}). What it lacks and this outbox still holds will be sent again.\n"

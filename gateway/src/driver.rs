@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Notice};
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
-use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot};
+use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
 use crate::serial::{Counters, PortEvent};
 pub(crate) use broker::Broker;
 
@@ -190,9 +190,11 @@ impl Driver {
         while let Some(notice) = self.engine.poll_notice() {
             let boot_ms = clock::boottime_ms();
             match notice {
-                Notice::PinStore(store) => {
-                    tracing::info!(%store, "this storage is trusted from now on");
-                    self.on_outbox("the trusted storage", move |outbox| outbox.pin_store(store)).await?;
+                Notice::Trust(trusted) => {
+                    let Trusted { store, r#gen } = trusted;
+                    let r#gen = r#gen.map(tracing::field::display);
+                    tracing::info!(%store, "gen" = r#gen, "the storage is new here, or another incarnation: it is asked what it has");
+                    self.on_outbox("the trusted storage", move |outbox| outbox.trust(trusted)).await?;
                 }
                 Notice::OtherStore(store) => self.alerts.raise(
                     boot_ms,
@@ -211,12 +213,8 @@ impl Driver {
                     Severity::Critical,
                     format!("the bridge reads versions {versions:?}, this gateway writes 1; nothing is sent. Update the older one"),
                 ),
-                Notice::GenChanged => {
-                    tracing::info!("the storage is another incarnation: what was confirmed is asked for again");
-                    self.outbox.call(|outbox| outbox.set_confirmed(None)).await?;
-                }
                 Notice::Confirmed(confirmed) => {
-                    self.outbox.call(move |outbox| outbox.set_confirmed(Some(&confirmed))).await?;
+                    self.outbox.call(move |outbox| outbox.set_confirmed(&confirmed)).await?;
                 }
                 Notice::CloudTime { skew_ms, rtt } => self.learn_time(skew_ms, rtt).await?,
                 Notice::Stuck { key, seq } => self.alerts.raise(

@@ -33,7 +33,7 @@ use fieldpost_protocol::{
     VERSION,
 };
 
-use crate::outbox::StreamInfo;
+use crate::outbox::{StreamInfo, Trusted};
 
 use flow::Flow;
 pub use guards::Guards;
@@ -93,15 +93,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// `streams` and `store` as the outbox has them; `epoch` is the one that will be appended to.
+    /// `streams` and `trusted` as the outbox has them; `epoch` is the one that will be appended to.
     pub fn new(
         settings: Settings,
         epoch: Epoch,
         streams: Vec<StreamInfo>,
-        store: Option<StoreId>,
+        trusted: Option<Trusted>,
         seed: u64,
     ) -> Self {
-        Engine::with_guards(settings, epoch, streams, store, seed, Guards::default())
+        Engine::with_guards(settings, epoch, streams, trusted, seed, Guards::default())
     }
 
     /// For the simulation alone, which switches guards off to see that each is needed.
@@ -109,7 +109,7 @@ impl Engine {
         settings: Settings,
         epoch: Epoch,
         streams: Vec<StreamInfo>,
-        store: Option<StoreId>,
+        trusted: Option<Trusted>,
         seed: u64,
         guards: Guards,
     ) -> Self {
@@ -120,8 +120,8 @@ impl Engine {
             rng: fastrand::Rng::with_seed(seed),
             epoch,
             flows: streams.into_iter().map(|info| Flow::new(info, rows_max)).collect(),
-            store,
-            r#gen: None,
+            store: trusted.map(|trusted| trusted.store),
+            r#gen: trusted.and_then(|trusted| trusted.r#gen),
             instance: None,
             online: false,
             confirmed: false,
@@ -225,11 +225,8 @@ impl Engine {
             self.dropped.states += 1;
             return;
         };
-        if self.store.is_none() {
-            self.store = Some(state.store);
-            self.notices.push_back(Notice::PinStore(state.store));
-        }
-        self.learn_gen(state.r#gen);
+        let store = *self.store.get_or_insert(state.store);
+        self.learn_gen(store, state.r#gen);
         self.learn_time(now, sent_at, state.time);
         self.mute = !state.versions.contains(&VERSION);
         if self.mute {
@@ -241,19 +238,19 @@ impl Engine {
         }
     }
 
-    fn learn_gen(&mut self, r#gen: Gen) {
-        if self.r#gen.is_some_and(|known| known != r#gen) {
-            self.notices.push_back(Notice::GenChanged);
-            // Pages that the other gen answered say nothing of this one.
+    fn learn_gen(&mut self, store: StoreId, r#gen: Gen) {
+        if self.r#gen != Some(r#gen) {
+            self.r#gen = Some(r#gen);
+            self.notices.push_back(Notice::Trust(Trusted { store, r#gen: Some(r#gen) }));
+            // Pages that another gen answered say nothing of this one.
             if let Some(open) = &mut self.open {
                 open.forget_other_gens(r#gen);
             }
+            if self.guards.gen_forgets_acked {
+                // It may have been restored, and lack any of it, until it lists what it has.
+                self.flows.iter_mut().for_each(Flow::forget);
+            }
         }
-        if self.r#gen != Some(r#gen) && self.guards.gen_forgets_acked {
-            // It may have been restored, and lack any of it, until it lists what it has.
-            self.flows.iter_mut().for_each(Flow::forget);
-        }
-        self.r#gen = Some(r#gen);
         self.confirmed = true;
     }
 

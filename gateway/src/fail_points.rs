@@ -40,8 +40,6 @@ pub const POINTS: &[&str] = &[
     "outbox.append.after_commit",
     "outbox.save_acked.before_commit",
     "outbox.save_acked.after_commit",
-    "outbox.pin_store.before_commit",
-    "outbox.pin_store.after_commit",
     "outbox.trim.segments_deleted",
     "outbox.trim.epochs_buried",
     "outbox.trim.before_commit",

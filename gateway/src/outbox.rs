@@ -27,14 +27,15 @@ mod schema;
 mod seal;
 mod thread;
 mod trim;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fieldpost_fail_point::point;
-use fieldpost_protocol::{Clock, DeviceId, Epoch, Seq, StoreId, Stream, StreamKey};
-use rusqlite::{Connection, OptionalExtension};
+use fieldpost_protocol::{Clock, DeviceId, Epoch, Seq, Stream, StreamKey};
+use rusqlite::Connection;
 
 use crate::clock::{self, Now};
 
@@ -43,6 +44,7 @@ pub use read::Batch;
 pub use schema::{OpenError, check_place, sync_call};
 pub use thread::{Gone, OutboxThread};
 pub use trim::Trimmed;
+pub use trust::Trusted;
 
 /// Kept free of readings: for events, trims and the outcomes of commands.
 pub const RESERVE_BYTES: u64 = 1024 * 1024;
@@ -179,6 +181,9 @@ pub struct Outbox {
     current: Current,
     /// Streams with an epoch row, oldest epoch first.
     streams: BTreeMap<(i64, Stream), Row>,
+    /// Whose sync acks count, and as the meta table has it.
+    trusted: Option<Trusted>,
+    saved_trusted: Option<Trusted>,
     /// Tails of ended epochs wait to be sealed.
     old_tails: bool,
     /// Streams were read anew since the last commit.
@@ -241,6 +246,8 @@ impl Outbox {
             boot_id: clock::boot_id(),
             current: Current::new(now),
             streams: BTreeMap::new(),
+            trusted: None,
+            saved_trusted: None,
             old_tails: false,
             streams_changed: false,
             snapshots: 0,
@@ -256,6 +263,7 @@ impl Outbox {
         self.settle_clocks(now)?;
         let sealed = self.seal_old_tails()?;
         self.load_streams()?;
+        self.load_trusted()?;
         Ok(sealed)
     }
 
@@ -368,87 +376,6 @@ impl Outbox {
         self.current.start.boot_ms
     }
 
-    /// Takes what the sync engine learned. In memory; written with the next seal or trim, but
-    /// at once where it moves back.
-    pub fn set_acked(&mut self, acked: &[(StreamKey, Seq)]) {
-        for row in self.streams.values_mut() {
-            if let Some((_, acked)) = acked.iter().find(|(key, _)| *key == row.key) {
-                row.acked = (*acked).clamp(row.floor - 1, row.last);
-            }
-        }
-        self.save_if_back();
-    }
-
-    /// The next start must not take for stored what storage has lost.
-    fn save_if_back(&mut self) {
-        if self.streams.values().all(|row| row.acked >= row.saved.1) {
-            return;
-        }
-        if let Err(error) = self.save_acked() {
-            tracing::error!(%error, "what storage lacks again could not be written down; it is tried again");
-        }
-    }
-
-    fn save_acked(&mut self) -> rusqlite::Result<()> {
-        let transaction = self.conn.unchecked_transaction()?;
-        let saved = seal::save_streams(&transaction, &self.streams)?;
-        point!("outbox.save_acked.before_commit");
-        transaction.commit()?;
-        point!("outbox.save_acked.after_commit");
-        self.note_saved(saved);
-        Ok(())
-    }
-
-    fn note_saved(&mut self, saved: seal::Saved) {
-        for (at, values) in saved {
-            self.streams.get_mut(&at).expect("saved from this map").saved = values;
-        }
-    }
-
-    /// Takes what a state of the present gen listed as stored, which is what is acked, too: a
-    /// storage that has gone back needs the rows again, so they must not make room. `None`
-    /// forgets what was listed and what was acked, since the storage is of another gen now.
-    pub fn set_confirmed(&mut self, confirmed: Option<&[(StreamKey, Seq)]>) {
-        for row in self.streams.values_mut() {
-            match confirmed {
-                None => row.forget(),
-                Some(list) => {
-                    if let Some((_, hi)) = list.iter().find(|(key, _)| *key == row.key) {
-                        row.confirmed = *hi;
-                        row.acked = (*hi).clamp(row.floor - 1, row.last);
-                    }
-                }
-            }
-        }
-        self.save_if_back();
-    }
-
-    /// The storage that this gateway trusts.
-    pub fn pinned_store(&self) -> rusqlite::Result<Option<StoreId>> {
-        let store =
-            self.conn.query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0));
-        Ok(store.optional()?.map(StoreId))
-    }
-
-    /// Trusts a storage from now on. What another one has acknowledged is not stored in this one.
-    pub fn pin_store(&mut self, store: StoreId) -> rusqlite::Result<()> {
-        let other = self.pinned_store()?.is_some_and(|known| known != store);
-        let mut streams = self.streams.clone();
-        if other {
-            streams.values_mut().for_each(Row::forget);
-        }
-        let transaction = self.conn.unchecked_transaction()?;
-        transaction
-            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?1)", [store.0])?;
-        let saved = seal::save_streams(&transaction, &streams)?;
-        point!("outbox.pin_store.before_commit");
-        transaction.commit()?;
-        point!("outbox.pin_store.after_commit");
-        self.streams = streams;
-        self.note_saved(saved);
-        Ok(())
-    }
-
     /// Bytes in used pages.
     pub fn used_bytes(&self) -> rusqlite::Result<u64> {
         let pragma = |name: &str| {
@@ -480,12 +407,6 @@ impl Outbox {
 }
 
 impl Row {
-    /// Nobody is known to have any of it.
-    fn forget(&mut self) {
-        self.acked = self.floor - 1;
-        self.confirmed = 0;
-    }
-
     fn info(&self) -> StreamInfo {
         let Row { key, floor, last, acked, .. } = *self;
         StreamInfo { key, floor, last, acked }

@@ -50,7 +50,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     }
     let (epoch, _) = outbox.epoch();
     let streams = outbox.streams().context("reading the outbox's streams")?;
-    let store = outbox.pinned_store().context("reading the outbox's trusted storage")?;
+    let trusted = outbox.trusted();
     let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
     let waiting: u64 = streams.iter().map(|info| info.last - info.acked).sum();
     tracing::info!(
@@ -117,7 +117,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let mut driver = Driver {
         topics: config.publish.topics.clone(),
         device: config.device.id.clone(),
-        engine: Engine::new(settings, epoch, streams, store, seed),
+        engine: Engine::new(settings, epoch, streams, trusted, seed),
         outbox: outbox.clone(),
         session,
         connection: None,

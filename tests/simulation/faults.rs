@@ -260,11 +260,8 @@ impl World {
             let believed = machine.process.as_ref().and_then(|process| process.engine.store());
             if [machine.image.trusts, believed].iter().flatten().any(|store| *store != TRUSTED) {
                 // It met the other one first. A person runs `trust-store`, and starts it again.
-                self.machines[m].image.trusts = Some(TRUSTED);
                 self.kill_gateway(m);
-                let image = &mut self.machines[m].image;
-                image.pinned = Some(TRUSTED);
-                image.forget_acked();
+                self.machines[m].image.trust(TRUSTED);
             }
         }
         self.note_harm();

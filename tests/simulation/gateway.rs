@@ -133,11 +133,11 @@ impl World {
         let publish_interval = Duration::from_millis(publish_interval_ms);
         let settings =
             Settings { publish_interval, batch_readings_max: batch_max, hello_streams_max };
-        let pinned = self.machines[m].image.pinned;
+        let trusted = self.machines[m].image.trusted;
         let (seed, mut guards) = (self.dice.seed(), self.switches.gateway);
         // It stands in both places.
         guards.gen_forgets_acked = rules.gen_change_forgets;
-        let engine = Engine::with_guards(settings, epoch, streams, pinned, seed, guards);
+        let engine = Engine::with_guards(settings, epoch, streams, trusted, seed, guards);
         Ok(Process {
             engine,
             outbox,

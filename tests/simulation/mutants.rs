@@ -30,6 +30,8 @@ pub struct Rules {
     pub purge_needs_confirmation: bool,
     /// Another gen forgets what was listed and acked, in the engine as in the outbox.
     pub gen_change_forgets: bool,
+    /// ... and writes both down together.
+    pub gen_forgets_at_once: bool,
     /// Batches and hellos state the lowest row held.
     pub floor_is_stated: bool,
     /// `last` survives the rows that it was read from.
@@ -63,6 +65,7 @@ impl Rules {
         acked_back_is_persisted: true,
         purge_needs_confirmation: true,
         gen_change_forgets: true,
+        gen_forgets_at_once: true,
         floor_is_stated: true,
         last_survives: true,
         answers_after_commit: true,
@@ -178,9 +181,10 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "a failed commit's readings are inserted again": rules.doubt_is_refused,
     "the base is not persisted": rules.base_is_persisted,
     "the trusted store is not persisted": rules.pin_is_persisted,
-    "acked that moves back is not persisted": rules.acked_back_is_persisted,
+    "acked that moves back is not persisted": rules.acked_back_is_persisted => Shown::Story(stories::a_kill_after_a_silent_restore),
     "a purge without confirmation": rules.purge_needs_confirmation => Shown::Story(stories::a_restore_while_the_gateway_was_off),
     "a new gen keeps what was confirmed": rules.gen_change_forgets => Shown::Story(stories::half_a_hello_to_a_new_storage),
+    "a new gen is written down before it forgets": rules.gen_forgets_at_once => Shown::Story(stories::a_kill_after_a_new_gen),
     "no floor": rules.floor_is_stated,
     "last dies with its rows": rules.last_survives,
     "a sync ack before the commit": rules.answers_after_commit,

@@ -1,141 +1,19 @@
 //! A model of the outbox: what is on the card, and what a process knows of it.
 //!
 //! It does what `fieldpost_gateway::outbox` does, on rows instead of pages; the real one has
-//! its own tests on SQLite. Each change of an [`Image`] is one transaction.
+//! its own tests on SQLite.
 
-use std::collections::{BTreeMap, VecDeque};
+mod image;
 
-use fieldpost_gateway::outbox::StreamInfo;
-use fieldpost_protocol::{Clock, Epoch, Gen, Seq, StoreId, Stream, StreamKey};
+use std::collections::BTreeMap;
+
+use fieldpost_gateway::outbox::{StreamInfo, Trusted};
+use fieldpost_protocol::{Clock, Epoch, Seq, Stream, StreamKey};
 
 use crate::mutants::Rules;
 
-/// One row.
-#[derive(Debug, Clone, Copy)]
-pub struct Row {
-    /// Its number in [`crate::truth::Truth`].
-    pub id: usize,
-    pub offset_ms: i64,
-}
-
-/// One stream of an epoch on the card.
-#[derive(Debug, Clone, Default)]
-pub struct Held {
-    /// The lowest row held; rows follow it without a hole.
-    pub floor: Seq,
-    pub rows: VecDeque<Row>,
-    /// Last rows of sealed segments, in order.
-    pub seals: VecDeque<Seq>,
-    pub saved_acked: Seq,
-}
-
-impl Held {
-    pub fn last(&self) -> Seq {
-        self.floor + self.rows.len() as Seq - 1
-    }
-
-    fn tail_from(&self) -> Seq {
-        self.seals.back().map_or(self.floor, |last| last + 1)
-    }
-}
-
-/// An epoch on the card.
-#[derive(Debug, Clone)]
-pub struct EpochRow {
-    pub epoch: Epoch,
-    pub boot: u64,
-    pub start_ms: i64,
-    pub wall_ms: i64,
-    pub base: Option<(i64, Clock)>,
-    /// Events, readings.
-    pub streams: [Option<Held>; 2],
-}
-
-impl EpochRow {
-    pub fn held(&self, stream: Stream) -> Option<&Held> {
-        self.streams[at(stream)].as_ref()
-    }
-
-    fn held_mut(&mut self, stream: Stream) -> &mut Held {
-        self.streams[at(stream)].get_or_insert_with(|| Held { floor: 1, ..Held::default() })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.streams.iter().flatten().all(|held| held.rows.is_empty())
-    }
-}
-
-fn at(stream: Stream) -> usize {
-    usize::from(stream == Stream::Readings)
-}
-
-/// What the card holds.
-#[derive(Debug, Clone, Default)]
-pub struct Image {
-    pub pinned: Option<StoreId>,
-    /// The same, and the gen that a state last confirmed: what the judge knows, whatever a mutant
-    /// writes.
-    pub trusts: Option<StoreId>,
-    pub heard_gen: Option<Gen>,
-    /// Oldest first.
-    pub epochs: Vec<EpochRow>,
-    pub tombstones: VecDeque<(StreamKey, Seq)>,
-}
-
-impl Image {
-    pub fn epoch(&self, epoch: Epoch) -> Option<&EpochRow> {
-        self.epochs.iter().find(|row| row.epoch == epoch)
-    }
-
-    /// As `trust-store` does: what another storage has acknowledged counts for nothing.
-    pub fn forget_acked(&mut self) {
-        for held in self.epochs.iter_mut().flat_map(|row| row.streams.iter_mut().flatten()) {
-            held.saved_acked = held.floor - 1;
-        }
-    }
-
-    pub fn held(&self, key: StreamKey) -> Option<&Held> {
-        self.epoch(key.epoch)?.held(key.stream)
-    }
-
-    /// Every row, with its key.
-    pub fn rows(&self) -> impl Iterator<Item = (StreamKey, Seq, Row)> + '_ {
-        self.streams().flat_map(|(key, held)| {
-            (held.floor..).zip(&held.rows).map(move |(seq, row)| (key, seq, *row))
-        })
-    }
-
-    pub fn streams(&self) -> impl Iterator<Item = (StreamKey, &Held)> + '_ {
-        self.epochs.iter().flat_map(|row| {
-            [Stream::Events, Stream::Readings].into_iter().filter_map(move |stream| {
-                let key = StreamKey { epoch: row.epoch, stream };
-                row.held(stream).map(|held| (key, held))
-            })
-        })
-    }
-
-    /// Whether a hello of this card says that the row was given.
-    pub fn names(&self, key: StreamKey, seq: Seq) -> bool {
-        self.held(key).is_some_and(|held| held.last() >= seq)
-            || self.tombstones.iter().any(|(buried, last)| *buried == key && *last >= seq)
-    }
-
-    /// For a mutant: the newest rows of an epoch, as if they had never been.
-    pub fn forget_newest(&mut self, epoch: Epoch, counts: [usize; 2]) {
-        let Some(row) = self.epochs.iter_mut().find(|row| row.epoch == epoch) else { return };
-        for (held, count) in row.streams.iter_mut().zip(counts) {
-            if let Some(held) = held {
-                held.rows.truncate(held.rows.len().saturating_sub(count));
-                let last = held.last();
-                held.seals.retain(|seal| *seal <= last);
-            }
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.streams().map(|(_, held)| held.rows.len()).sum()
-    }
-}
+use image::Held;
+pub use image::{EpochRow, Image, Row};
 
 /// The clocks of a machine, as the product's `Now`.
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +56,7 @@ pub struct Outbox {
     confirmed: BTreeMap<StreamKey, Seq>,
     /// Last rows as the process knows them: after a commit in doubt the card may hold more.
     known: BTreeMap<StreamKey, Seq>,
+    trusted: Option<Trusted>,
     pub limits: Limits,
     rules: Rules,
 }
@@ -201,7 +80,8 @@ impl Outbox {
             .map(|(key, held)| (key, held.saved_acked.max(held.floor - 1)))
             .collect();
         let (confirmed, known) = (BTreeMap::new(), BTreeMap::new());
-        Outbox { current, acked, confirmed, known, limits, rules }
+        let trusted = image.trusted;
+        Outbox { current, acked, confirmed, known, trusted, limits, rules }
     }
 
     /// What opening does to the card, in one go: clocks of earlier boots, tails of earlier epochs.
@@ -355,18 +235,22 @@ impl Outbox {
         self.acked.extend(acked.iter().copied());
     }
 
-    pub fn set_confirmed(&mut self, confirmed: Option<&[(StreamKey, Seq)]>) {
-        match confirmed {
-            None if self.rules.gen_change_forgets => {
-                self.confirmed.clear();
-                self.acked.clear();
-            }
-            None => {}
-            Some(list) => {
-                self.confirmed.extend(list.iter().copied());
-                self.acked.extend(list.iter().copied());
-            }
+    pub fn set_confirmed(&mut self, confirmed: &[(StreamKey, Seq)]) {
+        self.confirmed.extend(confirmed.iter().copied());
+        self.acked.extend(confirmed.iter().copied());
+    }
+
+    pub fn trust(&mut self, trusted: Trusted) {
+        self.trusted = Some(trusted);
+        if self.rules.gen_change_forgets && self.rules.gen_forgets_at_once {
+            self.confirmed.clear();
+            self.acked.clear();
         }
+    }
+
+    /// What is trusted, if it is not written down yet.
+    pub fn owed_trust(&self, image: &Image) -> Option<Trusted> {
+        self.trusted.filter(|trusted| image.heard_gen != trusted.r#gen)
     }
 
     /// The oldest acked segment, or with `drop_oldest` the oldest of all.

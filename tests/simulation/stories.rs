@@ -151,6 +151,52 @@ pub fn half_a_hello_to_a_new_storage(seed: u64, switches: Switches) -> Option<St
     world.truth.borrow().violation.clone()
 }
 
+/// A new storage answers one page of a hello, and the gateway is killed. What follows finds no broker,
+/// and an outbox that is full.
+pub fn a_kill_after_a_new_gen(seed: u64, switches: Switches) -> Option<String> {
+    let mut world = many_streams(seed, switches);
+    world.do_action(Action::EmptyStore, 0, 0);
+    world.plan.lose = 0.4;
+    let new = Some(world.store.borrow().db.identity.r#gen);
+    let end = world.now + 300_000;
+    while world.machines[0].image.heard_gen != new && world.now < end {
+        world.run_until(world.now + 5);
+    }
+    start_alone_on_a_full_card(&mut world);
+    world.truth.borrow().violation.clone()
+}
+
+/// A silent restore is heard of, and the gateway is killed: what it let go before the restore is
+/// lost, but nothing that it lets go now.
+pub fn a_kill_after_a_silent_restore(seed: u64, switches: Switches) -> Option<String> {
+    let mut world = calm(seed, switches);
+    world.run_until(30_000);
+    world.do_action(Action::Backup, 0, 0);
+    world.run_until(120_000);
+    world.denied = Some((0, |topic| matches!(topic, Topic::SensorData(_))));
+    world.do_action(Action::RestoreSilently, 0, 0);
+    world.restart_broker(1_000);
+    let acked = |world: &World| {
+        let process = world.machines[0].process.as_ref();
+        process
+            .map(|process| process.engine.acked_streams().iter().map(|(_, seq)| seq).sum::<u64>())
+    };
+    let (before, end) = (acked(&world), world.now + 300_000);
+    while acked(&world) >= before && world.now < end {
+        world.run_until(world.now + 5);
+    }
+    world.restored_silently = false;
+    start_alone_on_a_full_card(&mut world);
+    world.truth.borrow().violation.clone()
+}
+
+fn start_alone_on_a_full_card(world: &mut World) {
+    world.kill_gateway(0);
+    world.restart_broker(600_000);
+    world.plan.limits.rows_max = 10;
+    world.run_until(world.now + 60_000);
+}
+
 /// Half an hour without a broker; the board goes on.
 const OUTAGE_MS: i64 = 30 * 60_000;
 

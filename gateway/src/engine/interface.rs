@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use fieldpost_protocol::{BATCH_READINGS_MAX, HELLO_STREAMS_MAX, Hello, Seq, StoreId, StreamKey};
 
+use crate::outbox::Trusted;
+
 /// What the driver shall send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Send {
@@ -23,14 +25,13 @@ pub enum Send {
 /// What the driver has to do or to tell, beside sending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Write this store down: from now on only it is believed.
-    PinStore(StoreId),
+    /// Write this down: from now on only this storage is believed, and what another one, or
+    /// another gen, has listed and acknowledged is to be forgotten.
+    Trust(Trusted),
     /// Somebody answers for another storage than ours: an alert.
     OtherStore(StoreId),
     /// The bridge reads none of our versions: nothing is sent, an alert.
     NoCommonVersion(Vec<u64>),
-    /// The storage is of another gen: forget what was confirmed.
-    GenChanged,
     /// A state of the present gen lists these rows as stored.
     Confirmed(Vec<(StreamKey, Seq)>),
     /// Unix milliseconds minus CLOCK_BOOTTIME milliseconds at the bridge, and how exact.

@@ -5,9 +5,14 @@ use fieldpost_protocol::{Ack, HELLO_PAGES_MAX, Hello, StateStream};
 use super::*;
 
 mod random;
+mod trust;
 
 const STORE: StoreId = StoreId([5; 16]);
 const GEN: Gen = Gen([6; 16]);
+
+fn trusted(r#gen: Gen) -> Trusted {
+    Trusted { store: STORE, r#gen: Some(r#gen) }
+}
 
 fn secs(s: u64) -> Duration {
     Duration::from_secs(1_000 + s)
@@ -126,7 +131,7 @@ fn nothing_is_sent_before_a_state_has_listed_the_stream() {
     assert_eq!(bench.send_all(secs(1)), []);
     bench.answer(secs(1), &hello, |_| 1_000);
     assert_eq!(bench.send_all(secs(1)), [(readings(1), 1_001, 2_000), (readings(1), 2_001, 2_500)]);
-    assert!(bench.notices().contains(&Notice::PinStore(STORE)));
+    assert!(bench.notices().contains(&Notice::Trust(trusted(GEN))));
 }
 
 #[test]
@@ -301,22 +306,6 @@ fn a_bridge_of_another_instance_is_greeted_within_ten_seconds() {
 }
 
 #[test]
-fn a_restore_between_two_pages_asks_the_first_again() {
-    let streams: Vec<StreamInfo> = (0..65).map(|i| info(readings(i), 1, 1, 0)).collect();
-    let mut bench = Bench::new(streams);
-    bench.engine.handle_connected(secs(0));
-    let pages: Vec<Hello> = (0..2).map(|_| bench.hello(secs(0))).collect();
-    bench.answer(secs(0), &pages[0], |_| 1);
-    let other = Gen([7; 16]);
-    bench.engine.handle_state(secs(1), &state(&pages[1], other, |_| 0));
-    assert!(bench.notices().contains(&Notice::GenChanged));
-    let again = bench.hello(secs(1));
-    assert_eq!(again.page, 1);
-    bench.engine.handle_state(secs(1), &state(&again, other, |_| 0));
-    assert_eq!(bench.acked(readings(0)), 0, "the new gen has nothing");
-}
-
-#[test]
 fn a_bridge_that_reads_another_version_gets_nothing() {
     let mut bench = Bench::new(vec![info(readings(1), 1, 10, 0)]);
     bench.engine.handle_connected(secs(0));
@@ -427,22 +416,6 @@ fn a_stream_that_an_open_hello_does_not_name_waits_for_its_answer() {
     bench.hello(secs(20));
     bench.engine.handle_appended(secs(21), events(8), 2);
     assert_eq!(bench.send_all(secs(21)), [(events(8), 2, 2)]);
-}
-
-#[test]
-fn what_another_gen_has_acknowledged_counts_for_nothing_until_this_one_lists_it() {
-    let streams = vec![info(readings(3), 1, 5, 5), info(readings(4), 1, 7, 7)];
-    let settings = Settings { hello_streams_max: 1, ..Settings::default() };
-    let engine = Engine::new(settings, epoch(9), streams, Some(STORE), 1);
-    let mut bench = Bench { engine, nonces: 0 };
-    bench.engine.handle_connected(secs(0));
-    let pages = [bench.hello(secs(0)), bench.hello(secs(0))];
-    bench.answer(secs(1), &pages[0], |_| 5);
-    assert_eq!((bench.acked(readings(3)), bench.acked(readings(4))), (5, 0));
-    assert_eq!(bench.send_all(secs(1)), [], "not before the second page is answered");
-    bench.answer(secs(2), &pages[1], |_| 7);
-    assert_eq!((bench.acked(readings(3)), bench.acked(readings(4))), (5, 7));
-    assert_eq!(bench.send_all(secs(2)), []);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The file: its tables, its checks, and what happens to a damaged one.
 //!
 //! ```text
-//! meta       key, value                    device, store (the pinned storage)
+//! meta       key, value                    device; the trusted storage: store, gen
 //! epoch      id, epoch, boot, start_ms, wall_ms, base, clock
 //! stream     epoch, stream, last, acked    written with seals and trims; rows tell the rest
 //! tail       epoch, seq, t, source, body   readings since the last seal, body is JSON

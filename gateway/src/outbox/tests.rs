@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fieldpost_protocol::{AlertState, EventKind, Metrics, Severity, Value, decode_readings};
+use fieldpost_protocol::{
+    AlertState, EventKind, Gen, Metrics, Severity, StoreId, Value, decode_readings,
+};
 
 use super::*;
 use crate::serial::Measured;
@@ -114,6 +116,10 @@ fn mend_commits(outbox: &Outbox) {
     outbox.conn.execute_batch(mended).unwrap();
 }
 
+fn trusted(store: u8, r#gen: Option<u8>) -> Trusted {
+    Trusted { store: StoreId([store; 16]), r#gen: r#gen.map(|id| Gen([id; 16])) }
+}
+
 fn count(outbox: &Outbox, table: &str) -> i64 {
     outbox.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
 }
@@ -207,11 +213,11 @@ fn only_what_is_acked_and_confirmed_is_trimmed_and_the_floor_follows() {
     assert_eq!(outbox.trim(NOW.wall_ms).unwrap(), Trimmed::default());
     outbox.set_acked(&[(key, 2_500)]);
     assert_eq!(outbox.trim(NOW.wall_ms).unwrap(), Trimmed::default(), "no state has listed them");
-    outbox.set_confirmed(Some(&[(key, 2_500)]));
+    outbox.set_confirmed(&[(key, 2_500)]);
     assert_eq!(outbox.trim(NOW.wall_ms).unwrap(), Trimmed { readings: 2_000, events: 0 });
     let info = outbox.streams().unwrap()[0];
     assert_eq!((info.floor, info.last, info.acked), (2_001, 3_000, 2_500));
-    outbox.set_confirmed(None);
+    outbox.trust(trusted(3, Some(2))).unwrap();
     outbox.set_acked(&[(key, 3_000)]);
     assert_eq!(
         outbox.trim(NOW.wall_ms).unwrap(),
@@ -231,7 +237,7 @@ fn a_wholly_purged_epoch_leaves_a_tombstone() {
     let mut outbox = bench.open();
     let key = StreamKey { epoch, stream: Stream::Readings };
     outbox.set_acked(&[(key, 100)]);
-    outbox.set_confirmed(Some(&[(key, 100)]));
+    outbox.set_confirmed(&[(key, 100)]);
     outbox.trim(NOW.wall_ms).unwrap();
     let tombstone = StreamInfo { key, floor: 101, last: 100, acked: 100 };
     assert_eq!(outbox.streams().unwrap(), [tombstone]);
@@ -247,7 +253,7 @@ fn the_current_epoch_keeps_its_last_when_every_row_is_purged() {
     append(&mut outbox, 0..100);
     let key = outbox.streams().unwrap()[0].key;
     outbox.set_acked(&[(key, 100)]);
-    outbox.set_confirmed(Some(&[(key, 100)]));
+    outbox.set_confirmed(&[(key, 100)]);
     outbox.trim(NOW.wall_ms).unwrap();
     append(&mut outbox, 100..101);
     let info = outbox.streams().unwrap()[0];
@@ -468,7 +474,7 @@ fn a_backlog_does_not_push_out_what_is_retained() {
     append(&mut outbox, 0..10_000);
     let key = outbox.streams().unwrap()[0].key;
     outbox.set_acked(&[(key, 1_000)]);
-    outbox.set_confirmed(Some(&[(key, 1_000)]));
+    outbox.set_confirmed(&[(key, 1_000)]);
     assert_eq!(
         outbox.trim(NOW.wall_ms).unwrap(),
         Trimmed::default(),

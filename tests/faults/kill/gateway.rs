@@ -17,8 +17,9 @@ pub(super) const OPENING: &[Step] = &[
     ("outbox.create.before_commit", New),
     ("outbox.create.after_commit", New),
     ("outbox.create.after_checkpoint", New),
-    ("outbox.pin_store.before_commit", Runs(1)),
-    ("outbox.pin_store.after_commit", Runs(1)),
+    // The trusted storage.
+    ("outbox.save_acked.before_commit", Runs(1)),
+    ("outbox.save_acked.after_commit", Runs(1)),
 ];
 
 /// What happens to the file while it runs and when it ends.

@@ -18,22 +18,14 @@ impl Process {
         notice: Notice,
     ) -> Result<(), Killed> {
         match notice {
-            Notice::PinStore(store) => {
-                let written = world.switches.rules.pin_is_persisted;
-                world.write(m, |image| {
-                    image.pinned = written.then_some(store);
-                    image.trusts.get_or_insert(store);
-                })?;
-            }
-            Notice::GenChanged => {
-                self.outbox.set_confirmed(None);
+            Notice::Trust(trusted) => {
+                self.outbox.trust(trusted);
                 self.save_if_back(world, m)?;
             }
             Notice::Confirmed(confirmed) => {
                 self.excuse_progress(&confirmed);
-                self.outbox.set_confirmed(Some(&confirmed));
+                self.outbox.set_confirmed(&confirmed);
                 self.save_if_back(world, m)?;
-                world.machines[m].image.heard_gen = self.heard.map(|(_, r#gen)| r#gen);
             }
             Notice::CloudTime { skew_ms, rtt } => self.learn_time(world, m, skew_ms, rtt)?,
             Notice::OtherStore(_) | Notice::NoCommonVersion(_) | Notice::Stuck { .. } => {}
@@ -42,9 +34,19 @@ impl Process {
     }
 
     fn save_if_back(&mut self, world: &mut World, m: usize) -> Result<(), Killed> {
-        if self.outbox.must_save_back(&world.machines[m].image) {
+        let image = &world.machines[m].image;
+        let owed = self.outbox.owed_trust(image);
+        if owed.is_some() || self.outbox.must_save_back(image) {
             let outbox = &self.outbox;
-            world.write(m, |image| outbox.save_acked(image))?;
+            let pin_is_persisted = world.switches.rules.pin_is_persisted;
+            world.write(m, |image| {
+                if let Some(trusted) = owed {
+                    image.trusted = pin_is_persisted.then_some(trusted);
+                    image.trusts.get_or_insert(trusted.store);
+                    image.heard_gen = trusted.r#gen;
+                }
+                outbox.save_acked(image);
+            })?;
         }
         Ok(())
     }

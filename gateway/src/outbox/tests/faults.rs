@@ -37,7 +37,7 @@ fn what_a_restored_storage_lacks_makes_no_room_although_it_was_acked_once() {
     outbox.set_acked(&[(key, 1_000)]);
     outbox.close().unwrap();
     let mut outbox = bench.open();
-    outbox.set_confirmed(Some(&[(key, 0)]));
+    outbox.set_confirmed(&[(key, 0)]);
     outbox.load_streams().unwrap();
     assert_eq!(outbox.streams().unwrap()[0].acked, 0);
     while append(&mut outbox, 0..1_000).refused_full == 0 {}
@@ -184,7 +184,7 @@ fn what_storage_has_lost_is_known_to_be_lost_after_a_power_cut() {
     let key = outbox.streams().unwrap()[0].key;
     outbox.set_acked(&[(key, 100)]);
     append(&mut outbox, 100..200);
-    outbox.set_confirmed(Some(&[(key, 20)]));
+    outbox.set_confirmed(&[(key, 20)]);
     drop(outbox);
     assert_eq!(bench.open().streams().unwrap()[0].acked, 20);
 }

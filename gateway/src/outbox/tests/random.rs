@@ -127,7 +127,7 @@ fn history(seed: u64) {
                     streams.iter().map(|info| (info.key, rng.u64(0..=info.last))).collect();
                 outbox.set_acked(&acked);
                 if rng.bool() {
-                    outbox.set_confirmed(Some(&acked));
+                    outbox.set_confirmed(&acked);
                 }
                 for info in outbox.streams().unwrap() {
                     if info.key.stream == Stream::Readings {

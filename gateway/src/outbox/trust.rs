@@ -1,0 +1,122 @@
+//! Which storage is believed, what it is known to have, and how both are written down.
+//!
+//! They go to the file in one transaction: what one incarnation of a storage has acknowledged must
+//! never be read as another's.
+
+use fieldpost_fail_point::point;
+use fieldpost_protocol::{Gen, Seq, StoreId, StreamKey};
+use rusqlite::types::FromSql;
+use rusqlite::{OptionalExtension, Transaction};
+
+use super::{Outbox, Row, seal};
+
+/// Whose sync acks count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trusted {
+    /// The storage.
+    pub store: StoreId,
+    /// The gen that it had when it was heard last; `None`: trusted by a person, not heard yet.
+    pub r#gen: Option<Gen>,
+}
+
+impl Outbox {
+    /// The storage that this gateway trusts.
+    pub fn trusted(&self) -> Option<Trusted> {
+        self.trusted
+    }
+
+    /// Trusts a storage in this gen from now on. What another one, or another gen, has listed and
+    /// acknowledged is forgotten.
+    ///
+    /// # Errors
+    /// When that cannot be written down. It counts nevertheless, and is tried again with the next
+    /// [`set_acked`](Outbox::set_acked).
+    pub fn trust(&mut self, trusted: Trusted) -> rusqlite::Result<()> {
+        if self.trusted != Some(trusted) {
+            self.trusted = Some(trusted);
+            self.streams.values_mut().for_each(Row::forget);
+        }
+        self.save_acked()
+    }
+
+    /// Takes what the sync engine learned. In memory; written with the next seal or trim, but
+    /// at once where it moves back.
+    pub fn set_acked(&mut self, acked: &[(StreamKey, Seq)]) {
+        for row in self.streams.values_mut() {
+            if let Some((_, acked)) = acked.iter().find(|(key, _)| *key == row.key) {
+                row.acked = (*acked).clamp(row.floor - 1, row.last);
+            }
+        }
+        self.save_if_back();
+    }
+
+    /// Takes what a state of the present gen listed as stored, which is what is acked, too: a
+    /// storage that has gone back needs the rows again, so they must not make room.
+    pub fn set_confirmed(&mut self, confirmed: &[(StreamKey, Seq)]) {
+        for row in self.streams.values_mut() {
+            if let Some((_, hi)) = confirmed.iter().find(|(key, _)| *key == row.key) {
+                row.confirmed = *hi;
+                row.acked = (*hi).clamp(row.floor - 1, row.last);
+            }
+        }
+        self.save_if_back();
+    }
+
+    /// The next start must not take for stored what storage has lost.
+    fn save_if_back(&mut self) {
+        let forward = self.streams.values().all(|row| row.acked >= row.saved.1);
+        if forward && self.trusted == self.saved_trusted {
+            return;
+        }
+        if let Err(error) = self.save_acked() {
+            tracing::error!(%error, "what storage lacks again could not be written down; it is tried again");
+        }
+    }
+
+    pub(super) fn save_acked(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.conn.unchecked_transaction()?;
+        if let Some(trusted) = self.trusted.filter(|_| self.trusted != self.saved_trusted) {
+            save_trusted(&transaction, trusted)?;
+        }
+        let saved = seal::save_streams(&transaction, &self.streams)?;
+        point!("outbox.save_acked.before_commit");
+        transaction.commit()?;
+        point!("outbox.save_acked.after_commit");
+        self.saved_trusted = self.trusted;
+        for (at, values) in saved {
+            self.streams.get_mut(&at).expect("saved from this map").saved = values;
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_trusted(&mut self) -> rusqlite::Result<()> {
+        let r#gen = self.meta("gen")?.map(Gen);
+        self.trusted = self.meta("store")?.map(|store| Trusted { store: StoreId(store), r#gen });
+        self.saved_trusted = self.trusted;
+        Ok(())
+    }
+
+    fn meta<T: FromSql>(&self, key: &str) -> rusqlite::Result<Option<T>> {
+        self.conn
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+            .optional()
+    }
+}
+
+fn save_trusted(transaction: &Transaction<'_>, trusted: Trusted) -> rusqlite::Result<()> {
+    const WRITE: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
+    transaction.execute(WRITE, ("store", trusted.store.0))?;
+    match trusted.r#gen {
+        Some(r#gen) => transaction.execute(WRITE, ("gen", r#gen.0))?,
+        None => transaction.execute("DELETE FROM meta WHERE key = 'gen'", [])?,
+    };
+    Ok(())
+}
+
+impl Row {
+    /// Nobody is known to have any of it.
+    fn forget(&mut self) {
+        self.acked = self.floor - 1;
+        self.confirmed = 0;
+    }
+}
