@@ -240,6 +240,19 @@ impl World {
         }
     }
 
+    /// A gateway that met the other one first, by right: a person reads its alert, runs
+    /// `trust-store`, and starts it again.
+    pub fn trust_the_right_store(&mut self) {
+        for m in 0..self.machines.len() {
+            let machine = &self.machines[m];
+            let believed = machine.process.as_ref().and_then(|process| process.engine.store());
+            if [machine.image.trusts, believed].iter().flatten().any(|store| *store != TRUSTED) {
+                self.kill_gateway(m);
+                self.machines[m].image.trust(TRUSTED);
+            }
+        }
+    }
+
     /// From here on nothing fails any more. What a fault has left behind stays.
     pub fn heal(&mut self) {
         note!(self, "*** healed");
@@ -256,14 +269,8 @@ impl World {
             self.machines[m].disk_fails = false;
             self.machines[m].durable = None;
             self.machines[m].saved = None;
-            let machine = &self.machines[m];
-            let believed = machine.process.as_ref().and_then(|process| process.engine.store());
-            if [machine.image.trusts, believed].iter().flatten().any(|store| *store != TRUSTED) {
-                // It met the other one first. A person runs `trust-store`, and starts it again.
-                self.kill_gateway(m);
-                self.machines[m].image.trust(TRUSTED);
-            }
         }
+        self.trust_the_right_store();
         self.note_harm();
         for b in 0..self.bridges.len() {
             let on_other = {
