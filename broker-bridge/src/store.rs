@@ -22,10 +22,16 @@ use crate::engine::{HelloRow, StreamRow};
 ///
 /// At the bound its poison is refused, not sync-acked: it stays on the gateway.
 pub const DEAD_LETTERS_MAX: u64 = 1_000;
+/// Epochs of one device of which nothing is stored, that only its hellos have named. 10 MB at most.
+///
+/// Twice the streams that a hello can name. One more makes no row and is answered all the same: what
+/// a batch brings of it is stored as ever, but what it claims and never brings is not shown as
+/// missing. Before that, [`Txn::room_for_epochs`] lets go of those that hold nothing.
+pub const NAMED_EPOCHS_MAX: u64 = 32_768;
 /// Devices. A message of one more is dropped: a broker that checks names keeps far below.
 ///
-/// Epochs and streams of a device have no bound of their own: each costs about 150 bytes, and
-/// exists only with rows that cost more, or with a claim of rows that would be missed.
+/// Epochs of a device of which something is stored have no bound of their own: each costs about
+/// 150 bytes, and rows that cost more.
 pub const DEVICES_MAX: u64 = 100_000;
 /// Sources of one device. A reading of one more is poison.
 pub const SOURCES_MAX: u64 = 1_000;
@@ -204,6 +210,19 @@ pub trait Txn {
 
     /// The epoch's row; made if need be.
     fn epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<EpochRef, StoreError>;
+    /// The epoch's row if there is one; makes none.
+    fn find_epoch(
+        &mut self,
+        device: DeviceRef,
+        epoch: Epoch,
+    ) -> Result<Option<EpochRef>, StoreError>;
+    /// How many more epochs of the device, up to [`NAMED_EPOCHS_MAX`], may be made that have no base.
+    ///
+    /// At the bound it first lets go of those of which nothing is known but that they were: without
+    /// a base, superseded at `until` (Unix ms) or before, nothing claimed and nothing covered. What
+    /// is heard of one later is taken as of an epoch that was never heard of, which it may as well
+    /// be: nothing of it was ever promised. A storage that locks row by row locks them first.
+    fn room_for_epochs(&mut self, device: DeviceRef, until: i64) -> Result<u64, StoreError>;
     /// What is known of the epoch's hellos, locked until the transaction ends.
     ///
     /// A hello locks its epoch before streams, a batch its stream before the epoch's time: a storage

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use fieldpost_bridge::store::NAMED_EPOCHS_MAX;
 use fieldpost_tests::disk::{Disk, set_immutable};
 use fieldpost_tests::mosquitto::Mosquitto;
 use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
@@ -304,5 +305,28 @@ fn a_copy_of_a_file_in_use_is_refused_and_a_backup_is_not() -> anyhow::Result<()
         ensure!(is_unsound(&said), "{said}");
     }
     put_back(&mut rig, &backup)?;
+    settle(&mut rig)
+}
+
+#[test]
+fn a_gateway_of_too_many_epochs_is_served_and_an_alarm_says_so() -> anyhow::Result<()> {
+    let mut rig = Rig::new(settings())?;
+    rig.run(RATE)?;
+    let stored = rig.settle()?.lines.len() as u64;
+    rig.world.stop_gateway()?;
+    // What somebody with its certificate has said within the last minutes.
+    sqlite3(
+        &rig.world.storage(),
+        &format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {NAMED_EPOCHS_MAX}) \
+             INSERT INTO epoch (device, epoch, superseded) \
+             SELECT d.ref, randomblob(16), unixepoch() * 1000 FROM device d, n"
+        ),
+    )?;
+    rig.board = None;
+    rig.world.start_gateway()?;
+    rig.wait_said("bridge", "too_many_epochs", 0)?;
+    rig.plug(RATE)?;
+    rig.wait_stored(stored + 100)?;
     settle(&mut rig)
 }

@@ -46,6 +46,8 @@ pub struct Rules {
     pub epoch_before_streams: bool,
     /// Every row that coverage takes in is inserted.
     pub rows_are_inserted: bool,
+    /// An epoch that has claimed rows is never forgotten.
+    pub claims_are_never_forgotten: bool,
     /// A row that storage refuses for good becomes a dead letter.
     pub poison_is_kept: bool,
     /// An epoch of another boot without a base is marked `unsynced`.
@@ -73,6 +75,7 @@ impl Rules {
         gen_in_transaction: true,
         epoch_before_streams: true,
         rows_are_inserted: true,
+        claims_are_never_forgotten: true,
         poison_is_kept: true,
         other_boot_is_unsynced: true,
         clock_step_is_noticed: true,
@@ -192,6 +195,7 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "the gen is read before the transaction": rules.gen_in_transaction,
     "the streams of a new epoch come before it": rules.epoch_before_streams,
     "a row is covered and not stored": rules.rows_are_inserted,
+    "an epoch with claims is forgotten": rules.claims_are_never_forgotten,
     "poison is tried for ever": rules.poison_is_kept,
     "an epoch of another boot takes this boot's time": rules.other_boot_is_unsynced,
     "a step of the clock is not noticed": rules.clock_step_is_noticed => Shown::Story(stories::a_clock_that_is_put_right),

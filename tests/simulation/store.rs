@@ -154,6 +154,7 @@ pub struct MemTxn<'s> {
     devices: BTreeMap<DeviceId, i64>,
     epochs: BTreeMap<i64, EpochData>,
     streams: BTreeMap<i64, (i64, Stream, StreamRow)>,
+    forgotten: BTreeSet<i64>,
     stored: Vec<(i64, Stream, Seq, usize, i64)>,
     dead: Vec<(i64, Vec<Run>)>,
 }
@@ -178,6 +179,7 @@ impl Store for MemStore {
             devices: BTreeMap::new(),
             epochs: BTreeMap::new(),
             streams: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
             stored: Vec::new(),
             dead: Vec::new(),
         };
@@ -226,13 +228,43 @@ impl MemTxn<'_> {
         }
     }
 
-    fn find_epoch(&self, device: DeviceRef, epoch: Epoch) -> Option<i64> {
+    fn epoch_at(&self, device: DeviceRef, epoch: Epoch) -> Option<i64> {
         let same = |data: &EpochData| data.device == device.0 && data.epoch == epoch;
         let own = self.epochs.iter().find(|(_, data)| same(data)).map(|(at, _)| *at);
         own.or_else(|| {
             let shared = self.store.shared.borrow();
-            shared.db.epochs.iter().find(|(_, data)| same(data)).map(|(at, _)| *at)
+            let is_there = |at: &&i64| !self.forgotten.contains(*at);
+            let mut found = shared.db.epochs.iter().filter(|(_, data)| same(data));
+            found.find(|(at, _)| is_there(at)).map(|(at, _)| *at)
         })
+    }
+
+    /// Lets go of epochs of the past of which nothing is known but that they were.
+    fn forget(&mut self, device: DeviceRef, until: i64) {
+        let shared = self.store.shared.borrow();
+        let db = &shared.db;
+        let is_empty = |row: &StreamRow| row.claimed == 0 && row.coverage == Coverage::default();
+        let holds = |epoch: i64| {
+            let own = self.streams.values();
+            let known = db.streams.iter().filter(|(at, _)| !self.streams.contains_key(at));
+            let mut streams = own.chain(known.map(|(_, data)| data));
+            streams.any(|data| data.0 == epoch && !is_empty(&data.2))
+        };
+        let all = self.epochs.iter().chain(&db.epochs);
+        let past = all.filter(|(at, data)| {
+            let data = self.epochs.get(at).unwrap_or(data);
+            let is_past = data.hello.superseded.is_some_and(|at| at <= until);
+            data.device == device.0 && data.base.is_none() && is_past
+        });
+        let claims_stay = self.store.rules.claims_are_never_forgotten;
+        let gone: Vec<i64> =
+            past.map(|(at, _)| *at).filter(|&at| !(claims_stay && holds(at))).collect();
+        drop(shared);
+        for at in gone {
+            self.epochs.remove(&at);
+            self.streams.retain(|_, data| data.0 != at);
+            self.forgotten.insert(at);
+        }
     }
 
     fn stream_at(&self, epoch: i64, stream: Stream) -> Option<(i64, StreamRow)> {
@@ -275,6 +307,8 @@ impl MemTxn<'_> {
         let trusted = db.identity.store == TRUSTED;
         let mut truth = self.store.truth.borrow_mut();
         db.devices.append(&mut self.devices);
+        db.epochs.retain(|at, _| !self.forgotten.contains(at));
+        db.streams.retain(|_, data| !self.forgotten.contains(&data.0));
         db.epochs.append(&mut self.epochs);
         for (at, data) in std::mem::take(&mut self.streams) {
             let key = db.key(&data);

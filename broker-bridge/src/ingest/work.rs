@@ -13,12 +13,16 @@ use super::Answer;
 use super::parse::{Batch, Work};
 use crate::coverage::Run;
 use crate::engine::{
-    Claim, Content, Engine, HelloPlan, Poison, StreamRow, SyncAckDraft, judge_event, judge_readings,
+    Claim, Content, Engine, HelloPlan, Poison, SUPERSEDED_MS, StreamRow, SyncAckDraft, judge_event,
+    judge_readings,
 };
 use crate::store::{
     Alarm, DEAD_LETTERS_MAX, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream,
-    NewDeadLetter, NewReadings, StoreError, Txn,
+    NAMED_EPOCHS_MAX, NewDeadLetter, NewReadings, StoreError, Txn,
 };
+
+/// The alarm of a device at [`NAMED_EPOCHS_MAX`].
+const TOO_MANY: &str = "too_many_epochs";
 
 /// What a committed transaction has to say.
 pub(super) struct Outcome {
@@ -37,6 +41,8 @@ pub(super) struct Round<'a, T> {
     now: i64,
     devices: BTreeMap<DeviceId, DeviceRef>,
     seen: BTreeSet<DeviceRef>,
+    /// How many more epochs a device's hellos may name.
+    room: BTreeMap<DeviceRef, u64>,
     acks: BTreeMap<DeviceId, Vec<Ack>>,
     outcome: Outcome,
 }
@@ -57,6 +63,7 @@ impl<'a, T: Txn> Round<'a, T> {
             now,
             devices: BTreeMap::new(),
             seen: BTreeSet::new(),
+            room: BTreeMap::new(),
             acks: BTreeMap::new(),
             outcome: Outcome { identity, answers, alarms, readings: 0 },
         })
@@ -155,6 +162,9 @@ impl<'a, T: Txn> Round<'a, T> {
         batches: &[&Batch<'_>],
     ) -> Result<(), StoreError> {
         let at = self.heard(device, true)?;
+        if self.leaves_no_row(device, at, key, batches)? {
+            return Ok(());
+        }
         let mut locked = self.txn.lock_stream(at, key)?;
         let before = locked.row.clone();
         let mut draft: Option<SyncAckDraft> = None;
@@ -177,6 +187,61 @@ impl<'a, T: Txn> Round<'a, T> {
             self.acks.entry(device.clone()).or_default().push(ack);
         }
         Ok(())
+    }
+
+    /// Poison that would be refused, of an epoch that would be one too many: not even its claim is
+    /// remembered. Any other batch brings something that is kept, and so makes its epoch known.
+    fn leaves_no_row(
+        &mut self,
+        device: &DeviceId,
+        at: DeviceRef,
+        key: StreamKey,
+        batches: &[&Batch<'_>],
+    ) -> Result<bool, StoreError> {
+        let is_poison = |batch: &&Batch<'_>| self.refused.is_some() || batch.content.is_err();
+        if !batches.iter().all(is_poison)
+            || self.txn.dead_letters(at)? < DEAD_LETTERS_MAX
+            || self.may_name(device, at, key.epoch)?
+        {
+            return Ok(false);
+        }
+        self.dead_letters_full(device);
+        Ok(true)
+    }
+
+    fn dead_letters_full(&mut self, device: &DeviceId) {
+        let message = format!(
+            "{DEAD_LETTERS_MAX} dead letters are open; its next one is refused and stays on the gateway: \
+             look at them with `fieldpost-bridge deadletter list`, then retry or drop them"
+        );
+        self.alarm("dead_letters_full", device, message);
+    }
+
+    /// Whether an epoch may have a row without a base: it has one, or there is room for one more.
+    fn may_name(
+        &mut self,
+        device: &DeviceId,
+        at: DeviceRef,
+        epoch: Epoch,
+    ) -> Result<bool, StoreError> {
+        if self.txn.find_epoch(at, epoch)?.is_some() {
+            return Ok(true);
+        }
+        let room = match self.room.get(&at) {
+            Some(&room) => room,
+            None => self.txn.room_for_epochs(at, self.now.saturating_sub(SUPERSEDED_MS))?,
+        };
+        self.room.insert(at, room.saturating_sub(1));
+        let is_said = |alarm: &Alarm| alarm.kind == TOO_MANY && alarm.about == device.as_str();
+        if room == 0 && !self.outcome.alarms.iter().any(is_said) {
+            let message = format!(
+                "it has named {NAMED_EPOCHS_MAX} epochs of which nothing is stored; further ones are passed over \
+                 until their first batch: what comes is stored as ever, but what is lost of them before is not \
+                 shown as missing. Look at what uses its certificate or password, and renew that"
+            );
+            self.alarm(TOO_MANY, device, message);
+        }
+        Ok(room > 0)
     }
 
     /// Returns whether the batch is taken: stored, a duplicate, or a dead letter.
@@ -208,11 +273,7 @@ impl<'a, T: Txn> Round<'a, T> {
         let Err(poison) = verdict else { return Ok(true) };
         if self.txn.dead_letters(device)? >= DEAD_LETTERS_MAX {
             locked.row.coverage = before;
-            let message = format!(
-                "{DEAD_LETTERS_MAX} dead letters are open; its next one is refused and stays on the gateway: \
-                 look at them with `fieldpost-bridge deadletter list`, then retry or drop them"
-            );
-            self.alarm("dead_letters_full", &envelope.dev, message);
+            self.dead_letters_full(&envelope.dev);
             return Ok(false);
         }
         self.txn.insert_dead_letter(NewDeadLetter {
@@ -282,10 +343,15 @@ impl<'a, T: Txn> Round<'a, T> {
 
     fn hello(&mut self, device: &DeviceId, hello: &Hello) -> Result<(), StoreError> {
         let at = self.heard(device, true)?;
+        if !self.may_name(device, at, hello.epoch)? {
+            // It supersedes nobody, and its floors count with the first hello after its first batch.
+            self.claim(device, at, hello)?;
+            return self.answer(device, at, hello);
+        }
         let epoch = self.txn.epoch(at, hello.epoch)?;
         let before = self.txn.hello(epoch)?;
         match self.engine.plan_hello(&before, hello, self.now) {
-            HelloPlan::Nothing => self.claim(at, hello)?,
+            HelloPlan::Nothing => self.claim(device, at, hello)?,
             HelloPlan::Stage { row, afresh, complete } => {
                 if afresh {
                     self.txn.unstage(epoch)?;
@@ -294,9 +360,9 @@ impl<'a, T: Txn> Round<'a, T> {
                 self.txn.save_hello(epoch, &row)?;
                 point!("ingest.hello_saved");
                 if complete {
-                    self.apply_staged(at, epoch, hello)?;
+                    self.apply_staged(device, at, epoch, hello)?;
                 } else {
-                    self.claim(at, hello)?;
+                    self.claim(device, at, hello)?;
                 }
                 // Last: of what the hello names, epochs that were not known have a row by now.
                 self.txn.supersede_others(at, epoch, self.now)?;
@@ -307,7 +373,8 @@ impl<'a, T: Txn> Round<'a, T> {
 
     fn apply_staged(
         &mut self,
-        device: DeviceRef,
+        device: &DeviceId,
+        at: DeviceRef,
         epoch: EpochRef,
         hello: &Hello,
     ) -> Result<(), StoreError> {
@@ -316,16 +383,16 @@ impl<'a, T: Txn> Round<'a, T> {
             .iter()
             .map(|stream| (stream.key, Claim { floor: stream.floor, last: stream.last }))
             .collect();
-        self.apply(device, hello.epoch, &named)?;
+        self.apply(device, at, hello.epoch, &named)?;
         self.txn.unstage(epoch)
     }
 
     /// A page that is not the last, or comes late: only what its streams have given.
-    fn claim(&mut self, device: DeviceRef, hello: &Hello) -> Result<(), StoreError> {
+    fn claim(&mut self, device: &DeviceId, at: DeviceRef, hello: &Hello) -> Result<(), StoreError> {
         let claims: BTreeMap<StreamKey, u64> =
             hello.streams.iter().map(|stream| (stream.key, stream.last)).collect();
         for (key, last) in claims {
-            self.change(device, key, |engine, row| engine.claim_last(row, last))?;
+            self.change(device, at, key, |engine, row| engine.claim_last(row, last))?;
         }
         Ok(())
     }
@@ -333,15 +400,16 @@ impl<'a, T: Txn> Round<'a, T> {
     /// A whole hello: floors of the named streams; the others are no longer held.
     fn apply(
         &mut self,
-        device: DeviceRef,
+        device: &DeviceId,
+        at: DeviceRef,
         current: Epoch,
         named: &BTreeMap<StreamKey, Claim>,
     ) -> Result<(), StoreError> {
         for (&key, &claim) in named {
             let ended = key.epoch != current;
-            self.change(device, key, |engine, row| engine.claim_named(row, claim, ended))?;
+            self.change(device, at, key, |engine, row| engine.claim_named(row, claim, ended))?;
         }
-        for mut locked in self.txn.held_streams(device)? {
+        for mut locked in self.txn.held_streams(at)? {
             if !named.contains_key(&locked.key) && self.engine.absent(&mut locked.row) {
                 self.txn.save_stream(locked.stream, &locked.row)?;
             }
@@ -349,13 +417,18 @@ impl<'a, T: Txn> Round<'a, T> {
         Ok(())
     }
 
+    /// Nothing, where the stream's epoch is one too many.
     fn change(
         &mut self,
-        device: DeviceRef,
+        device: &DeviceId,
+        at: DeviceRef,
         key: StreamKey,
         decide: impl FnOnce(&Engine, &mut StreamRow),
     ) -> Result<(), StoreError> {
-        let LockedStream { stream, mut row, .. } = self.txn.lock_stream(device, key)?;
+        if !self.may_name(device, at, key.epoch)? {
+            return Ok(());
+        }
+        let LockedStream { stream, mut row, .. } = self.txn.lock_stream(at, key)?;
         let before = row.clone();
         decide(self.engine, &mut row);
         if row != before { self.txn.save_stream(stream, &row) } else { Ok(()) }

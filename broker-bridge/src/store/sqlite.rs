@@ -10,6 +10,7 @@
 //! reads never locks a writer out.
 
 mod deadletter;
+mod epochs;
 mod open;
 mod query;
 mod sound;
@@ -117,9 +118,9 @@ impl Store for SqliteStore {
     }
 }
 
-/// Adds `held.sql`, unless it is there: to a storage that is new, or of an earlier program.
+/// Adds `held.sql`, unless all of it is there: to a storage that is new, or of an earlier program.
 fn add_held(db: &mut Connection) -> rusqlite::Result<()> {
-    const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'held')";
+    const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'epoch_named')";
     if db.query_row(IS_THERE, [], |row| row.get(0))? {
         return Ok(());
     }

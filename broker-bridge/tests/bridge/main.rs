@@ -9,6 +9,7 @@
 
 mod commands;
 mod deadletters;
+mod epochs;
 mod hellos;
 mod many;
 mod model;

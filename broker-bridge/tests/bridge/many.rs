@@ -31,7 +31,7 @@ fn quickest(bench: &mut Bench, mut work: impl FnMut(&mut Bench, u64)) -> Duratio
 
 #[test]
 fn what_a_hello_and_poison_cost_does_not_grow_with_the_epochs_of_the_past() {
-    let [few, many] = [100, 100_000].map(|epochs| {
+    let [few, many] = [100, 300_000].map(|epochs| {
         let mut bench = Bench::new();
         bench.acks(&[batch(1, 1, 2, 1, 9)]);
         add_epochs(&bench, epochs);
@@ -50,7 +50,9 @@ fn what_a_hello_and_poison_cost_does_not_grow_with_the_epochs_of_the_past() {
         [hello, another, poison]
     });
     for (few, many) in few.iter().zip(many) {
-        assert!(many < *few * 5, "{few:?} with 100 epochs, {many:?} with 100,000");
+        // Or what a busy disk takes for the commit alone.
+        let most = (*few * 5).max(Duration::from_millis(10));
+        assert!(many < most, "{few:?} with 100 epochs, {many:?} with 300,000");
     }
 }
 
@@ -58,13 +60,17 @@ fn what_a_hello_and_poison_cost_does_not_grow_with_the_epochs_of_the_past() {
 fn a_storage_of_an_earlier_program_learns_what_is_held() {
     let mut bench = Bench::new();
     bench.acks(&[batch(1, 1, 2, 1, 5), batch(2, 1, 2, 1, 2), batch(3, 3, 1, 3, 4)]);
-    let earlier = "DROP TRIGGER stream_held_now; DROP TRIGGER stream_held_no_more; \
-                   DROP TABLE held; DROP INDEX epoch_not_superseded; \
+    let earlier = "DROP TRIGGER stream_held_now; DROP TRIGGER stream_held_no_more; DROP TABLE held; \
+                   DROP INDEX epoch_not_superseded; DROP INDEX epoch_named; \
                    CREATE INDEX stream_held ON stream (epoch) WHERE floor <= claimed";
     bench.db().execute_batch(earlier).unwrap();
     bench.store = SqliteStore::open(&bench.path()).unwrap();
     bench.hello(4, 1, &[held(3, 3, 4)]);
     assert_eq!(bench.seqs("missing", 1, Stream::Readings), [3, 4, 5]);
     assert_eq!(bench.seqs("waiting", 3, Stream::Readings), [4]);
+    // One from between the two.
+    bench.db().execute_batch("DROP INDEX epoch_named").unwrap();
+    bench.store = SqliteStore::open(&bench.path()).unwrap();
+    bench.hello(5, 1, &[held(3, 3, 4)]);
     SqliteStore::open(&bench.path()).unwrap();
 }

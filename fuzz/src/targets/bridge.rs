@@ -173,6 +173,8 @@ hands_on! {
     dead_letters(device: DeviceRef) -> u64;
     insert_dead_letter(new: NewDeadLetter<'_>) -> ();
     epoch(device: DeviceRef, epoch: Epoch) -> EpochRef;
+    find_epoch(device: DeviceRef, epoch: Epoch) -> Option<EpochRef>;
+    room_for_epochs(device: DeviceRef, until: i64) -> u64;
     hello(epoch: EpochRef) -> HelloRow;
     save_hello(epoch: EpochRef, row: &HelloRow) -> ();
     stage_page(epoch: EpochRef, page: u32, streams: &[HelloStream]) -> ();

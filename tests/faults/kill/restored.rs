@@ -86,7 +86,7 @@ fn a_storage_of_an_earlier_program_is_brought_up_to_date_whenever_the_bridge_is_
     crash.rig.world.stop_bridge()?;
     Connection::open(crash.rig.world.storage())?.execute_batch(
         "DROP TRIGGER stream_held_now; DROP TRIGGER stream_held_no_more;
-         DROP INDEX epoch_not_superseded; DROP TABLE held",
+         DROP INDEX epoch_not_superseded; DROP INDEX epoch_named; DROP TABLE held",
     )?;
     for point in POINTS.iter().filter(|point| point.starts_with("store.add_held.")) {
         kill_command(&mut crash.rig.world, point, "run")?;

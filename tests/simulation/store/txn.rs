@@ -2,8 +2,8 @@
 
 use fieldpost_bridge::engine::{HelloRow, StreamRow};
 use fieldpost_bridge::store::{
-    Alarm, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream, NewDeadLetter, NewReadings,
-    StoreError, StreamRef, Txn,
+    Alarm, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream, NAMED_EPOCHS_MAX,
+    NewDeadLetter, NewReadings, StoreError, StreamRef, Txn,
 };
 use fieldpost_protocol::{
     Clock, DeviceId, Epoch, Event, EventKind, HelloStream, Meta, Seq, Stream, StreamKey, Value,
@@ -84,7 +84,7 @@ impl Txn for MemTxn<'_> {
     fn find_stream(&mut self, device: DeviceRef, key: StreamKey) -> Result<Option<StreamRow>> {
         self.gap();
         Ok(self
-            .find_epoch(device, key.epoch)
+            .epoch_at(device, key.epoch)
             .and_then(|epoch| self.stream_at(epoch, key.stream))
             .map(|(_, row)| row))
     }
@@ -95,7 +95,7 @@ impl Txn for MemTxn<'_> {
         {
             let shared = self.store.shared.borrow();
             let known = shared.db.streams.values().chain(self.streams.values());
-            for (epoch, stream, _) in known {
+            for (epoch, stream, _) in known.filter(|data| !self.forgotten.contains(&data.0)) {
                 let data = self.epochs.get(epoch).or_else(|| shared.db.epochs.get(epoch));
                 let Some(data) = data.filter(|data| data.device == device.0) else { continue };
                 found.push((StreamKey { epoch: data.epoch, stream: *stream }, *epoch));
@@ -164,7 +164,7 @@ impl Txn for MemTxn<'_> {
 
     fn epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<EpochRef> {
         self.gap();
-        if let Some(at) = self.find_epoch(device, epoch) {
+        if let Some(at) = self.epoch_at(device, epoch) {
             return Ok(EpochRef(at));
         }
         self.lock(Lock::Epoch(device.0, epoch))?;
@@ -172,6 +172,19 @@ impl Txn for MemTxn<'_> {
         let (hello, staged) = (HelloRow::default(), BTreeMap::new());
         self.epochs.insert(at, EpochData { device: device.0, epoch, base: None, hello, staged });
         Ok(EpochRef(at))
+    }
+
+    fn find_epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<Option<EpochRef>> {
+        Ok(self.epoch_at(device, epoch).map(EpochRef))
+    }
+
+    /// As if the bound were reached each time, and made room: no history is as long as that.
+    fn room_for_epochs(&mut self, device: DeviceRef, until: i64) -> Result<u64> {
+        // The others would lock what they let go of, one by one.
+        if self.store.moods.one_writer {
+            self.forget(device, until);
+        }
+        Ok(NAMED_EPOCHS_MAX)
     }
 
     fn hello(&mut self, epoch: EpochRef) -> Result<HelloRow> {
@@ -212,7 +225,8 @@ impl Txn for MemTxn<'_> {
             let shared = self.store.shared.borrow();
             let known = shared.db.epochs.iter().chain(&self.epochs);
             let others = known.filter(|(at, data)| data.device == device.0 && **at != epoch.0);
-            others.map(|(at, _)| *at).collect()
+            let others = others.map(|(at, _)| *at);
+            others.filter(|at| !self.forgotten.contains(at)).collect()
         };
         for at in others {
             let data = self.epoch_data(EpochRef(at));

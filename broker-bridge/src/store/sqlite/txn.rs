@@ -14,7 +14,7 @@ use super::super::{
     NewDeadLetter, NewReadings, SOURCES_MAX, StoreError, StreamRef, Txn,
 };
 use super::open::FileId;
-use super::{identity, store_error};
+use super::{epochs, identity, store_error};
 use crate::coverage::Coverage;
 use crate::engine::{HelloRow, Staged, StreamRow};
 
@@ -35,7 +35,7 @@ impl<'s> SqliteTxn<'s> {
         SqliteTxn { txn, file, sources: HashMap::new() }
     }
 
-    fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
+    pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
         self.txn
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
@@ -54,7 +54,7 @@ impl<'s> SqliteTxn<'s> {
             .map_err(store_error)
     }
 
-    fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
+    pub(super) fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
         let count: Option<i64> = self.find(sql, params, |row| row.get(0))?;
         Ok(count.unwrap_or(0) as u64)
     }
@@ -92,11 +92,6 @@ impl<'s> SqliteTxn<'s> {
                    WHERE epoch = ?1 AND stream = ?2";
         let raw = self.find(sql, (epoch.0, stream.as_str()), |row| read_stream(row, 0))?;
         raw.map(RawStream::checked).transpose()
-    }
-
-    fn find_epoch(&self, device: DeviceRef, epoch: Epoch) -> Result<Option<EpochRef>> {
-        let sql = "SELECT ref FROM epoch WHERE device = ?1 AND epoch = ?2";
-        self.find(sql, (device.0, &epoch.0[..]), |row| row.get(0).map(EpochRef))
     }
 }
 
@@ -325,6 +320,15 @@ impl Txn for SqliteTxn<'_> {
         let sql = "INSERT INTO epoch (device, epoch) VALUES (?1, ?2)";
         self.execute(sql, (device.0, &epoch.0[..]))?;
         Ok(EpochRef(self.txn.last_insert_rowid()))
+    }
+
+    fn find_epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<Option<EpochRef>> {
+        let sql = "SELECT ref FROM epoch WHERE device = ?1 AND epoch = ?2";
+        self.find(sql, (device.0, &epoch.0[..]), |row| row.get(0).map(EpochRef))
+    }
+
+    fn room_for_epochs(&mut self, device: DeviceRef, until: i64) -> Result<u64> {
+        epochs::room(self, device, until)
     }
 
     fn hello(&mut self, epoch: EpochRef) -> Result<HelloRow> {

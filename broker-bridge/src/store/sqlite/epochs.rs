@@ -1,0 +1,40 @@
+//! Epochs of which nothing is stored: counted, and let go of where they are too many.
+
+use super::super::{DeviceRef, NAMED_EPOCHS_MAX, StoreError};
+use super::txn::SqliteTxn;
+
+/// The epochs without a base that were superseded at ?2 or before.
+const PAST: &str = "SELECT e.ref FROM epoch e INDEXED BY epoch_named \
+                    WHERE e.device = ?1 AND e.base IS NULL AND e.superseded BETWEEN 1 AND ?2";
+
+/// See [`Txn::room_for_epochs`](super::super::Txn::room_for_epochs).
+pub(super) fn room(txn: &SqliteTxn<'_>, device: DeviceRef, until: i64) -> Result<u64, StoreError> {
+    let count = count(txn, device)?;
+    if count < NAMED_EPOCHS_MAX {
+        return Ok(NAMED_EPOCHS_MAX - count);
+    }
+    forget(txn, device, until)?;
+    Ok(NAMED_EPOCHS_MAX - self::count(txn, device)?)
+}
+
+/// Not more than the bound: an earlier program has let them grow.
+fn count(txn: &SqliteTxn<'_>, device: DeviceRef) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM epoch INDEXED BY epoch_named \
+               WHERE device = ?1 AND base IS NULL LIMIT ?2)";
+    txn.count(sql, (device.0, NAMED_EPOCHS_MAX as i64))
+}
+
+/// A dead letter's rows are covered, open or dropped; so its epoch stays, as one that has claims.
+fn forget(txn: &SqliteTxn<'_>, device: DeviceRef, until: i64) -> Result<(), StoreError> {
+    let empty = format!(
+        "{PAST} AND NOT EXISTS (SELECT 1 FROM stream s WHERE s.epoch = e.ref \
+                                AND (s.claimed > 0 OR s.coverage <> '[]'))"
+    );
+    let of_these = (device.0, until);
+    // None of them has any: a hello that supersedes an epoch drops its pages.
+    txn.execute(&format!("DELETE FROM hello_page WHERE epoch IN ({empty})"), of_these)?;
+    txn.execute(&format!("DELETE FROM stream WHERE epoch IN ({empty})"), of_these)?;
+    let bare = format!("{PAST} AND NOT EXISTS (SELECT 1 FROM stream s WHERE s.epoch = e.ref)");
+    txn.execute(&format!("DELETE FROM epoch WHERE ref IN ({bare})"), of_these)?;
+    Ok(())
+}
