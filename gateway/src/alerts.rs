@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use fieldpost_protocol::{AlertState, EventKind, Severity};
 use serde::Serialize;
 
-use crate::outbox::NewEvent;
+use crate::outbox::{Hole, NewEvent};
 
 /// Events that wait for the outbox; beyond it the oldest is dropped, and logged. An alert
 /// that is raised again while it waits takes no second place.
 const QUEUE_MAX: usize = 64;
+/// Holes in the outbox that get an alert each; the log names all.
+const HOLES_MAX: usize = 8;
 
 /// An alert that is raised now, for the status file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,6 +59,23 @@ impl Alerts {
         let about = key.1.clone();
         self.tell(boot_ms, name, about.clone(), AlertState::Raised, severity, message.clone());
         self.raised.insert(key, Raised { name, about, severity: severity.as_str(), message });
+    }
+
+    /// Raises one for each hole in the outbox that storage is not known to have.
+    pub fn raise_holes(&mut self, boot_ms: i64, holes: &[Hole]) {
+        for Hole { key, first, last, .. } in holes {
+            tracing::warn!(%key, first, last, "rows are gone from the outbox");
+        }
+        for Hole { key, first, last, .. } in
+            holes.iter().filter(|hole| hole.unacked).take(HOLES_MAX)
+        {
+            let message = format!(
+                "rows {first} to {last} of {key} are gone from the outbox: its card is failing, or somebody deleted \
+                 them. Those that storage lacks will show as missing; all others are sent"
+            );
+            let about = format!("{key} {first}-{last}");
+            self.raise(boot_ms, "outbox_damaged", Some(&about), Severity::Critical, message);
+        }
     }
 
     /// Clears an alert, if it is raised.

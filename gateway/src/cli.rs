@@ -186,7 +186,7 @@ fn readings(config: &Config) -> anyhow::Result<()> {
     }
     if lost > 0 {
         eprintln!(
-            "fieldpost-gateway: {lost} readings cannot be decoded; the bridge gets them as dead letters"
+            "fieldpost-gateway: {lost} readings cannot be read: damaged ones become dead letters at the bridge, deleted ones show as missing"
         );
     }
     match failed {

@@ -22,6 +22,7 @@
 mod flow;
 mod guards;
 mod hello;
+mod holes;
 mod interface;
 mod view;
 
@@ -267,6 +268,9 @@ impl Engine {
     fn learn_streams(&mut self, now: Duration, state: &State) {
         let mut confirmed = Vec::with_capacity(state.streams.len());
         for listed in &state.streams {
+            if !self.is_told_of_floor(now, listed.key) {
+                continue;
+            }
             if let Some(flow) = self.flows.iter_mut().find(|flow| flow.key == listed.key) {
                 if flow.handle_state(now, listed.hi) {
                     self.last_progress[flow.key.stream as usize] = now;
@@ -353,6 +357,7 @@ impl Engine {
         if !self.online {
             return None;
         }
+        self.tell_of_steps(now);
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
             self.hello_no += 1;

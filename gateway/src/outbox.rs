@@ -20,6 +20,7 @@
 //! One thread owns it (see [`OutboxThread`]); the file may be read by `sqlite3` meanwhile.
 
 mod append;
+mod holes;
 mod lock;
 mod log;
 mod read;
@@ -40,6 +41,7 @@ use rusqlite::Connection;
 use crate::clock::{self, Now};
 
 pub use append::{AppendError, Appended, NewEvent};
+pub use holes::Hole;
 pub use read::Batch;
 pub use schema::{OpenError, check_place, sync_call};
 pub use thread::{Gone, OutboxThread};

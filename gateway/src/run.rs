@@ -50,6 +50,8 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     }
     let (epoch, _) = outbox.epoch();
     let streams = outbox.streams().context("reading the outbox's streams")?;
+    let holes = outbox.holes().context("looking for holes in the outbox")?;
+    alerts.raise_holes(now.boot_ms, &holes);
     let trusted = outbox.trusted();
     let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
     let waiting: u64 = streams.iter().map(|info| info.last - info.acked).sum();
@@ -114,10 +116,12 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         ..engine::Settings::default()
     };
     let seed = u64::from_le_bytes(clock::random_id()[..8].try_into().expect("8 of 16 bytes"));
+    let mut engine = Engine::new(settings, epoch, streams, trusted, seed);
+    engine.handle_holes(&holes);
     let mut driver = Driver {
         topics: config.publish.topics.clone(),
         device: config.device.id.clone(),
-        engine: Engine::new(settings, epoch, streams, trusted, seed),
+        engine,
         outbox: outbox.clone(),
         session,
         connection: None,

@@ -1,5 +1,7 @@
 //! The outbox file is damaged, deleted, put back from a copy, or opened by somebody else.
 
+mod holes;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

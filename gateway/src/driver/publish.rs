@@ -9,7 +9,7 @@ use fieldpost_protocol::{DeviceStatus, Envelope, Live, Seq, Stream, StreamKey, T
 use super::Driver;
 use crate::clock;
 use crate::engine::Send;
-use crate::outbox::Gone;
+use crate::outbox::{Gone, Outbox};
 
 impl Driver {
     /// Sends what the engine asks for, until it asks for nothing or the connection is full.
@@ -37,10 +37,15 @@ impl Driver {
     }
 
     async fn send_batch(&mut self, key: StreamKey, from: Seq, rows_max: usize) -> Result<(), Gone> {
-        let read =
-            self.on_outbox("a batch", move |outbox| outbox.read_batch(key, from, rows_max)).await?;
-        let Some(Some(batch)) = read else {
-            self.engine.handle_unreadable(clock::boottime(), key);
+        let job = move |outbox: &mut Outbox| outbox.read_batch_or_holes(key, from, rows_max);
+        let (batch, holes) = self.on_outbox("a batch", job).await?.unwrap_or_default();
+        let Some(batch) = batch else {
+            if holes.iter().any(|hole| hole.contains(key, from)) {
+                self.alerts.raise_holes(clock::boottime_ms(), &holes);
+                self.engine.handle_holes(&holes);
+            } else {
+                self.engine.handle_unreadable(clock::boottime(), key);
+            }
             return Ok(());
         };
         let Some((base, clock)) = batch.base else {
@@ -56,7 +61,8 @@ impl Driver {
             stream: key.stream,
             first: batch.first,
             n: batch.n,
-            floor: batch.floor,
+            // The engine's may be beyond: it steps over holes.
+            floor: self.engine.floor_of(key).map_or(batch.floor, |floor| floor.max(batch.floor)),
             last: batch.last,
             base,
             clock,

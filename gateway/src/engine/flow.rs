@@ -11,7 +11,7 @@ use std::time::Duration;
 use fieldpost_protocol::{HelloStream, Seq, StreamKey};
 
 use super::Guards;
-use crate::outbox::StreamInfo;
+use crate::outbox::{Hole, StreamInfo};
 
 /// No progress for this long: everything after `acked` is sent again.
 const RTO_MIN: Duration = Duration::from_secs(5);
@@ -33,6 +33,12 @@ pub(super) struct InFlight {
 pub(super) struct Flow {
     pub(super) key: StreamKey,
     pub(super) floor: Seq,
+    /// The lowest row held: below the floor after a step over a hole.
+    held: Seq,
+    /// In order.
+    pub(super) holes: Vec<Hole>,
+    /// A step went to the end, where no batch tells of it.
+    pub(super) step_untold: bool,
     pub(super) last: Seq,
     pub(super) acked: Seq,
     pub(super) sent: Seq,
@@ -62,6 +68,9 @@ impl Flow {
         Flow {
             key,
             floor,
+            held: floor,
+            holes: Vec::new(),
+            step_untold: false,
             last,
             acked,
             sent: acked,
@@ -105,6 +114,7 @@ impl Flow {
 
     /// Nobody is known to have any of it; a state has to list it first.
     pub(super) fn forget(&mut self) {
+        self.floor = self.held;
         self.acked = self.floor - 1;
         self.answered = false;
         self.rewind();
@@ -119,6 +129,7 @@ impl Flow {
 
     /// The outbox holds `floor..=last` now. Rows that were dropped take `acked` along.
     pub(super) fn hold(&mut self, floor: Seq, last: Seq, guards: &Guards) {
+        self.held = self.held.max(floor);
         self.floor = self.floor.max(floor);
         self.last = self.last.max(last);
         if guards.acked_follows_floor {
@@ -130,14 +141,14 @@ impl Flow {
 
     /// A state lists the stream as stored up to `hi`. True if that is progress.
     pub(super) fn handle_state(&mut self, now: Duration, hi: Seq) -> bool {
-        let acked = hi.clamp(self.floor - 1, self.last);
-        let back = acked < self.acked;
-        let progress = acked > self.acked;
-        self.acked = acked;
-        if back || !self.answered {
+        let before = self.acked;
+        self.acked = hi.clamp(self.floor - 1, self.last);
+        self.step_over_holes();
+        let progress = self.acked > before;
+        if self.acked < before || !self.answered {
             self.rewind();
         }
-        self.sent = self.sent.max(acked);
+        self.sent = self.sent.max(self.acked);
         self.answered = true;
         if progress {
             self.land();
@@ -152,7 +163,8 @@ impl Flow {
             return false;
         }
         self.acked = hi;
-        self.sent = self.sent.max(hi);
+        self.step_over_holes();
+        self.sent = self.sent.max(self.acked);
         let newest = self.land();
         self.progress(now, newest);
         true
@@ -212,7 +224,7 @@ impl Flow {
     /// Whether the stream has something to send, and room in its own window.
     pub(super) fn may_send(&self) -> bool {
         let window_open = self.stalls < STALLS_ONE_BATCH || self.in_flight.is_empty();
-        window_open && self.sent < self.last.min(self.flush_to)
+        window_open && self.sent < self.last.min(self.flush_to) && !self.is_before_hole()
     }
 
     pub(super) fn handle_sent(&mut self, now: Duration, last: Seq, bytes: usize, jitter: f64) {

@@ -120,26 +120,29 @@ impl Outbox {
 
     fn read_rows(&self, id: i64, from: Seq, rows_max: usize) -> rusqlite::Result<Option<Found>> {
         let rows = seal::read_tail(&self.conn, id, from, rows_max.min(BATCH_READINGS_MAX))?;
-        if rows.first().is_none_or(|(seq, _)| *seq != from) {
-            return Ok(None);
-        }
-        let readings: Vec<Reading> = rows.into_iter().map(|(_, reading)| reading).collect();
+        // Up to a hole: what stands behind it has other numbers.
+        let run = (from..).zip(rows).take_while(|(expected, (seq, _))| seq == expected);
+        let readings: Vec<Reading> = run.map(|(_, (_, reading))| reading).collect();
         Ok(first_run(from, &readings, rows_max))
     }
 
     /// Every reading that is held, oldest first: for `fieldpost-gateway readings`. Returns how
-    /// many cannot be decoded.
+    /// many are gone from between them, or cannot be decoded.
     pub fn export(
         &self,
         mut each: impl FnMut(StreamKey, Seq, Option<(i64, Clock)>, &Reading),
     ) -> rusqlite::Result<u64> {
         let mut lost = 0;
+        let holes = self.holes()?;
         for (&(id, stream), row) in &self.streams {
             let mut from = row.floor;
             while stream == Stream::Readings && from <= row.last {
                 let Some(batch) = self.read_batch(row.key, from, BATCH_READINGS_MAX)? else {
-                    lost += row.last - from + 1;
-                    break;
+                    let hole = holes.iter().find(|hole| hole.contains(row.key, from));
+                    let end = hole.map_or(row.last, |hole| hole.last);
+                    lost += end - from + 1;
+                    from = end + 1;
+                    continue;
                 };
                 match decode_readings(&batch.body, batch.n) {
                     Ok(readings) => {

@@ -26,16 +26,20 @@ pub(super) fn seal_tail(
     group: &[Reading],
 ) -> rusqlite::Result<usize> {
     let tail = read_tail(transaction, epoch_id, 0, usize::MAX)?;
-    let mut first = tail.first().map_or(group_first, |(seq, _)| *seq);
-    let mut readings: Vec<Reading> = tail.into_iter().map(|(_, reading)| reading).collect();
+    let (mut seqs, mut readings): (Vec<Seq>, Vec<Reading>) = tail.into_iter().unzip();
+    seqs.extend((group_first..).take(group.len()));
     readings.extend_from_slice(group);
     let mut rest = &readings[..];
-    for (n, body) in encode_runs(&readings) {
-        let (run, after) = rest.split_at(n);
-        insert_segment(transaction, epoch_id, first, run, &body)?;
-        point!("outbox.append.segment_inserted");
-        first += n as Seq;
-        rest = after;
+    // What stands behind a hole keeps its numbers.
+    for run in seqs.chunk_by(|seq, next| *next == seq + 1) {
+        let mut first = run[0];
+        for (n, body) in encode_runs(&rest[..run.len()]) {
+            let (run, after) = rest.split_at(n);
+            insert_segment(transaction, epoch_id, first, run, &body)?;
+            point!("outbox.append.segment_inserted");
+            first += n as Seq;
+            rest = after;
+        }
     }
     transaction.prepare_cached("DELETE FROM tail WHERE epoch = ?1")?.execute([epoch_id])?;
     point!("outbox.append.tail_deleted");

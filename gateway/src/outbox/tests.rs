@@ -10,6 +10,7 @@ use super::*;
 use crate::serial::Measured;
 
 mod faults;
+mod holes;
 mod names;
 mod random;
 mod trust;
