@@ -58,12 +58,24 @@ pub(crate) fn decode<T: DeserializeOwned>(
     }
     let mut rest = bytes;
     let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX)
-        .map_err(|error| DecodeError::Malformed { what, why: error.to_string() })?;
+        .map_err(|error| DecodeError::Malformed { what, why: plain(error) })?;
     if !rest.is_empty() {
         let why = format!("{} bytes follow after its end", rest.len());
         return Err(DecodeError::Malformed { what, why });
     }
     Ok(value)
+}
+
+/// What people read in an alarm; the library's own words are for programmers.
+fn plain<E>(error: ciborium::de::Error<E>) -> String {
+    use ciborium::de::Error;
+    match error {
+        // The bytes are in memory: reading them can only come to their end.
+        Error::Io(_) => "it ends too early".to_owned(),
+        Error::Syntax(at) => format!("at byte {at} it is not CBOR"),
+        Error::Semantic(_, why) => why,
+        Error::RecursionLimitExceeded => format!("it is nested deeper than {DEPTH_MAX}"),
+    }
 }
 
 /// The version of an envelope, hello, state, sync acks or command, whatever else is in it:
@@ -121,5 +133,33 @@ pub(crate) mod byte_string {
         }
 
         deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Payload {
+        #[serde(rename = "v")]
+        _v: u64,
+    }
+
+    fn why(bytes: &[u8]) -> String {
+        decode::<Payload>("hello", bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_plain_words() {
+        assert_eq!(why(b""), "not a valid hello: it ends too early");
+        assert_eq!(why(b"\xa1\x61v\x19\x01"), "not a valid hello: it ends too early");
+        assert_eq!(why(b"\xa0"), "not a valid hello: missing field `v`");
+        let number = "not a valid hello: invalid type: string, expected integer";
+        assert_eq!(why(b"\xa1\x61v\x61x"), number);
+        assert_eq!(why(b"\x1c"), "not a valid hello: at byte 0 it is not CBOR");
+        assert_eq!(why(b"\xa1\x61v\x01\x00"), "not a valid hello: 1 bytes follow after its end");
+        let deep = [&b"\xa1\x61x"[..], &[0x81; 20], b"\x00"].concat();
+        assert_eq!(why(&deep), "not a valid hello: it is nested deeper than 8");
     }
 }
