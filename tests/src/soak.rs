@@ -75,12 +75,8 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if (least..=most).contains(&number) {
-        Ok(number)
-    } else {
-        Err(format!("it has to be {least} to {most}"))
-    }
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("it has to be a number from {least} to {most}"))
 }
 
 /// The program.
