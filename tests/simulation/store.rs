@@ -154,6 +154,8 @@ pub struct MemTxn<'s> {
     devices: BTreeMap<DeviceId, i64>,
     epochs: BTreeMap<i64, EpochData>,
     streams: BTreeMap<i64, (i64, Stream, StreamRow)>,
+    /// Streams that a hello of it did not name; another one may have, in the same transaction.
+    absent: BTreeSet<i64>,
     forgotten: BTreeSet<i64>,
     stored: Vec<(i64, Stream, Seq, usize, i64)>,
     dead: Vec<(i64, Vec<Run>)>,
@@ -179,6 +181,7 @@ impl Store for MemStore {
             devices: BTreeMap::new(),
             epochs: BTreeMap::new(),
             streams: BTreeMap::new(),
+            absent: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             stored: Vec::new(),
             dead: Vec::new(),
@@ -332,7 +335,9 @@ impl MemTxn<'_> {
             }
             let row = data.2.clone();
             let before = db.streams.insert(at, data);
-            let before = before.filter(|(_, _, before)| !before.floor_by_absence);
+            let stated =
+                |before: &StreamRow| !(before.floor_by_absence || self.absent.contains(&at));
+            let before = before.filter(|(_, _, before)| stated(before));
             if let Some((_, _, before)) = before.filter(|(_, _, before)| row.floor < before.floor) {
                 let (from, to) = (before.floor, row.floor);
                 truth.violate(format!(

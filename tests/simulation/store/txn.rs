@@ -78,6 +78,9 @@ impl Txn for MemTxn<'_> {
             return Err(StoreError::Damaged("no such stream".to_owned()));
         };
         self.streams.insert(stream.0, (epoch, kind, row.clone()));
+        if row.floor_by_absence {
+            self.absent.insert(stream.0);
+        }
         Ok(())
     }
 
