@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fieldpost_mqtt as mqtt;
 pub use fieldpost_mqtt::{ClientCertificate, Login, Password};
 use fieldpost_protocol::{DeviceId, Topics};
 
@@ -119,7 +120,9 @@ pub enum ConfigError {
 impl Config {
     /// From a file. The environment overrides it.
     pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        let text = mqtt::check_is_file_or_pipe(path)
+            .and_then(|()| std::fs::read_to_string(path))
+            .map_err(|error| ConfigError::Unreadable {
             path: path.to_owned(),
             why: error.to_string(),
         })?;
@@ -223,13 +226,15 @@ fn login(keys: &mut Keys) -> Option<Login> {
             None
         }
         (Some(password), None) => Some(Password::Text(password)),
-        (None, Some(path)) => match std::fs::read_to_string(&path) {
-            Ok(_) => Some(Password::File(path)),
-            Err(error) => {
-                keys.mistake("broker.password_file", &format!("it cannot be read: {error}"));
-                None
+        (None, Some(path)) => {
+            match mqtt::check_is_file(&path).and_then(|()| std::fs::read_to_string(&path)) {
+                Ok(_) => Some(Password::File(path)),
+                Err(error) => {
+                    keys.mistake("broker.password_file", &format!("it cannot be read: {error}"));
+                    None
+                }
             }
-        },
+        }
         (None, None) => None,
     };
     match (username, password) {
@@ -368,5 +373,20 @@ mod tests {
         assert_eq!(client.events.key, Path::new("/c/b-events.key"));
         assert_eq!(client.out.cert, Path::new("/o.pem"));
         assert_eq!(mistakes("[broker]\nout_cert = \"/o.pem\"\n", &[]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        for (path, what) in [(fifo.as_path(), "FIFO"), (dir.path(), "directory")] {
+            let refused = Config::load(path, &BTreeMap::new()).unwrap_err().to_string();
+            assert!(refused.contains(&path.display().to_string()), "{refused}");
+            assert!(refused.contains(what), "{refused}");
+        }
+        let text = format!("[broker]\nhost = \"h\"\nusername = \"u\"\npassword_file = {fifo:?}");
+        let mistakes = mistakes(&text, &[]);
+        assert!(mistakes.iter().any(|mistake| mistake.contains("FIFO")), "{mistakes:?}");
     }
 }

@@ -153,7 +153,7 @@ pub fn check_files(config: &Config) -> anyhow::Result<()> {
 }
 
 fn readable(what: &str, path: &Path) -> anyhow::Result<()> {
-    File::open(path).map(drop).with_context(|| {
+    mqtt::check_is_file(path).and_then(|()| File::open(path)).map(drop).with_context(|| {
         format!("{what}, {}, cannot be read; correct [broker] in bridge.toml", path.display())
     })
 }

@@ -118,6 +118,7 @@ impl Password {
         match self {
             Password::Text(password) => Ok(password.clone()),
             Password::File(path) => {
+                crate::check_is_file(path)?;
                 let text = std::fs::read_to_string(path)?;
                 Ok(text.lines().next().unwrap_or_default().to_owned())
             }

@@ -64,6 +64,7 @@ pub(crate) fn client_config(
         None => builder.with_client_cert_resolver(Arc::new(Without(lacks_certificate.clone()))),
         Some(ClientCertificate { cert, key }) => {
             let chain = certificates("certificate", cert)?;
+            check_kind("key", key)?;
             let private = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
                 what: "key",
                 path: key.clone(),
@@ -120,12 +121,22 @@ fn roots(ca: &Ca) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
+fn check_kind(what: &'static str, path: &Path) -> Result<(), TlsError> {
+    let unreadable = |error: std::io::Error| TlsError::File {
+        what,
+        path: path.to_owned(),
+        why: error.to_string(),
+    };
+    crate::check_is_file(path).map_err(unreadable)
+}
+
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable = |error: rustls::pki_types::pem::Error| TlsError::File {
         what,
         path: path.to_owned(),
         why: error.to_string(),
     };
+    check_kind(what, path)?;
     let chain =
         CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(unreadable)?;

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use fieldpost_mqtt::{check_is_file, check_is_file_or_pipe};
+
 use super::{Ca, Config, ConfigError, ConfigErrors, Password};
 
 /// A configuration is a page or two.
@@ -25,6 +27,7 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
             _ => next_step(&error),
         },
     };
+    check_is_file_or_pipe(path).map_err(unreadable)?;
     let bytes = fs::metadata(path).map_err(unreadable)?.len();
     if bytes > CONFIG_BYTES_MAX {
         let why = format!("it has {bytes} bytes, and at most {CONFIG_BYTES_MAX} are read");
@@ -84,9 +87,8 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigErrors> {
 }
 
 fn open(path: &Path) -> io::Result<()> {
-    let metadata = File::open(path)?.metadata()?;
-    match metadata.len() {
-        _ if !metadata.is_file() => Err(io::Error::other("it is not a file")),
+    check_is_file(path)?;
+    match File::open(path)?.metadata()?.len() {
         0 => Err(io::Error::other("it is empty")),
         _ => Ok(()),
     }

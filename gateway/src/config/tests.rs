@@ -381,3 +381,18 @@ fn a_password_file_is_its_first_line() {
     fs::write(file.path(), "sesame\r\n").unwrap();
     assert_eq!(Password::File(file.path().to_owned()).read().unwrap(), "sesame");
 }
+
+#[test]
+fn what_is_no_file_is_refused_and_never_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (path, what) in [(fifo.as_path(), "FIFO"), (dir.path(), "directory")] {
+        let refused = Config::load(path, env(&[])).unwrap_err().to_string();
+        assert!(refused.contains(&path.display().to_string()), "{refused}");
+        assert!(refused.contains(what), "{refused}");
+        let text = format!("[broker]\nhost = \"h\"\nca = {path:?}\n");
+        let refused = with(&text).unwrap().check_files().unwrap_err().to_string();
+        assert!(refused.contains(what) && refused.contains("broker.ca"), "{refused}");
+    }
+}
