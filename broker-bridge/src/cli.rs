@@ -205,6 +205,8 @@ fn run(config: Config, embedded_broker: bool) -> anyhow::Result<()> {
         let (stop, shutdown) = watch::channel(false);
         let (mut term, mut int) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // With a handler a write beyond `ulimit -f` fails; without, the signal ends the process.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         tokio::spawn(async move {
             tokio::select! {
                 _ = term.recv() => {}

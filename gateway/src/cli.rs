@@ -115,6 +115,8 @@ fn run(config: &Config) -> anyhow::Result<()> {
         let (stop, shutdown) = watch::channel(false);
         let (mut term, mut int) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // With a handler a write beyond `ulimit -f` fails; without, the signal ends the process.
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
         tokio::spawn(async move {
             tokio::select! {
                 _ = term.recv() => {}

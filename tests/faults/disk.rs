@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use fieldpost_demo::judge::{Found, OutboxWatch, read_only};
-use fieldpost_demo::world::Settings;
+use fieldpost_demo::judge::{self, Found, OutboxWatch, read_only};
+use fieldpost_demo::world::{Process, Settings};
 use fieldpost_tests::disk::{Disk, set_immutable};
 use fieldpost_tests::fill;
 use fieldpost_tests::rig::{Rig, SOON, chance, pass, wait_until};
 use fieldpost_tests::strace::Strace;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::settings;
 
@@ -324,5 +325,46 @@ fn nothing_is_acknowledged_while_nothing_commits(rig: &Rig) -> anyhow::Result<()
     let stored = (rows("readings")? + rows("alerts")?) as u64;
     println!("acked while commits fail: {acked}, stored: {stored}");
     assert!(acked <= stored, "{acked} rows are acknowledged, {stored} are stored");
+    Ok(())
+}
+
+/// As `ulimit -f` does, but under a running program: it may write no file beyond so many bytes.
+fn limit_files(program: Option<&Process>, bytes: Option<u64>) -> anyhow::Result<()> {
+    let program = program.context("it runs")?.id();
+    let limit = Rlimit { current: bytes, maximum: None };
+    prlimit(Pid::from_raw(program as i32), Resource::Fsize, limit)?;
+    Ok(())
+}
+
+/// Room for a log and a status file.
+const FILE_BYTES: u64 = 16 * 1024;
+
+#[test]
+fn a_gateway_that_may_write_no_larger_file_says_so_and_goes_on_once_it_may() -> anyhow::Result<()> {
+    let mut rig = Rig::new(quiet())?;
+    rig.run(RATE)?;
+    limit_files(rig.world.gateway.as_ref(), Some(FILE_BYTES))?;
+    rig.wait_raised("outbox_failing")?;
+    rig.wait_sent(rig.ledger.len() + 200)?;
+    limit_files(rig.world.gateway.as_ref(), None)?;
+    rig.wait_cleared("outbox_failing", SOON)?;
+    drain_and_account(&mut rig)?;
+    Ok(())
+}
+
+#[test]
+fn a_bridge_that_may_write_no_larger_file_acknowledges_nothing_and_goes_on_once_it_may()
+-> anyhow::Result<()> {
+    let mut rig = Rig::new(quiet())?;
+    rig.run(RATE)?;
+    limit_files(rig.world.bridge.as_ref(), Some(FILE_BYTES))?;
+    rig.wait_said("bridge", "the storage cannot be used now", 0)?;
+    rig.wait_sent(rig.ledger.len() + 400)?;
+    rig.books_add_up()?;
+    let stored = judge::stored(&rig.world.storage(), &rig.ledger)?.stored();
+    assert!(stored < rig.ledger.len(), "nothing more fits");
+    limit_files(rig.world.bridge.as_ref(), None)?;
+    let found = rig.settle()?;
+    assert_eq!(found.stored(), rig.ledger.len());
     Ok(())
 }
