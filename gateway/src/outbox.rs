@@ -146,7 +146,7 @@ impl Current {
 pub struct Recovered {
     /// A damaged file was moved aside to here, and a new outbox begun.
     pub damaged: Option<PathBuf>,
-    /// The log alone was damaged: a copy of it is here, and what stood behind is not read.
+    /// The log was damaged: a copy of it is here, and what stood behind is not read.
     pub broken_log: Option<PathBuf>,
     /// Readings found in tails of earlier epochs and sealed.
     pub sealed: usize,
@@ -168,7 +168,13 @@ impl Recovered {
             .damaged
             .as_ref()
             .map(|aside| kept("the outbox", aside, "a new one was begun. What it held"));
-        file.or(log)
+        match (file, &self.broken_log) {
+            (Some(file), Some(aside)) => Some(format!(
+                "{file}. Its log was damaged, too, and is kept as it was as {}",
+                aside.display()
+            )),
+            (file, _) => file.or(log),
+        }
     }
 }
 
@@ -228,7 +234,7 @@ impl Outbox {
         tracing::error!(path = %settings.path.display(), why, "the outbox is damaged");
         let aside = schema::move_aside(&settings.path, now.wall_ms)?;
         let (outbox, recovered) = Outbox::open_whole(&settings, &lock, now)?;
-        Ok((outbox, Recovered { damaged: Some(aside), ..recovered }))
+        Ok((outbox, Recovered { damaged: Some(aside), broken_log, ..recovered }))
     }
 
     fn open_whole(

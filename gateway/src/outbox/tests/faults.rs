@@ -361,7 +361,10 @@ fn the_copy_of_a_broken_log_outlives_a_damage_that_shows_only_later() {
         std::fs::copy(&path, bench.dir.path().join("copy.db")).unwrap();
         std::fs::write(schema::beside(&path, "-wal"), &log).unwrap();
         let (_, recovered) = Outbox::open(bench.settings.clone(), NOW).unwrap();
-        recovered.damaged.expect("moved aside");
+        let said = recovered.damage().unwrap();
+        let (file, log) = (recovered.damaged.unwrap(), recovered.broken_log.unwrap());
+        assert!(said.contains(&format!("as {};", file.display())), "{said}");
+        assert!(said.ends_with(&format!("as {}", log.display())), "{said}");
         std::fs::rename(bench.dir.path().join("copy.db"), &path).unwrap();
         let _ = std::fs::remove_file(schema::beside(&path, "-shm"));
     }
