@@ -178,11 +178,13 @@ impl Txn for MemTxn<'_> {
     }
 
     fn find_epoch(&mut self, device: DeviceRef, epoch: Epoch) -> Result<Option<EpochRef>> {
+        self.gap();
         Ok(self.epoch_at(device, epoch).map(EpochRef))
     }
 
     /// As if the bound were reached each time, and made room: no history is as long as that.
     fn room_for_epochs(&mut self, device: DeviceRef, until: i64) -> Result<u64> {
+        self.gap();
         // The others would lock what they let go of, one by one.
         if self.store.moods.one_writer {
             self.forget(device, until);
