@@ -357,7 +357,7 @@ impl Engine {
         if !self.online {
             return None;
         }
-        self.tell_of_steps(now);
+        self.tell_of_floors(now);
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
             self.hello_no += 1;

@@ -14,8 +14,7 @@ const SEEDS: u64 = 10_000;
 const STORIES: u64 = 100;
 /// After the faults everything has drained by then: the longest resend time is 5 min.
 const DRAINED_MS: i64 = 25 * 60_000;
-/// ... where a storage or a card went back without a word, or rows were dropped, only the hourly
-/// hello may tell.
+/// ... where a storage or a card went back without a word, only the hourly hello may tell.
 const DRAINED_SILENTLY_MS: i64 = 100 * 60_000;
 /// How often it is looked whether all is settled.
 const LOOK_MS: i64 = 20_000;
@@ -36,11 +35,10 @@ fn run(
     let mut world = World::new(seed, scenario, switches, told);
     world.run_until(world.plan.faulty_ms);
     world.heal();
-    let dropped = world.truth.borrow().has_dropped();
     // Late copies of messages may tell a storage that went back of rows that are gone.
     let late = world.restored && world.plan.duplicate > 0.0;
     let harmed = world.machines.iter().any(|machine| machine.harmed);
-    let silent = world.restored_silently || dropped || harmed || late;
+    let silent = world.restored_silently || harmed || late;
     settle(&mut world, if silent { DRAINED_SILENTLY_MS } else { DRAINED_MS });
     let truth = world.truth.clone();
     let truth = truth.borrow();

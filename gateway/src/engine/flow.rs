@@ -37,8 +37,8 @@ pub(super) struct Flow {
     held: Seq,
     /// In order.
     pub(super) holes: Vec<Hole>,
-    /// A step went to the end, where no batch tells of it.
-    pub(super) step_untold: bool,
+    /// The floor went to the end over rows that nobody has: no batch tells of it.
+    pub(super) floor_untold: bool,
     pub(super) last: Seq,
     pub(super) acked: Seq,
     pub(super) sent: Seq,
@@ -70,7 +70,7 @@ impl Flow {
             floor,
             held: floor,
             holes: Vec::new(),
-            step_untold: false,
+            floor_untold: false,
             last,
             acked,
             sent: acked,
@@ -108,6 +108,7 @@ impl Flow {
     pub(super) fn reset(&mut self) {
         self.answered = false;
         self.new_here = false;
+        self.floor_untold = false;
         self.rewind();
         self.rto = self.base_rto();
     }
@@ -129,9 +130,11 @@ impl Flow {
 
     /// The outbox holds `floor..=last` now. Rows that were dropped take `acked` along.
     pub(super) fn hold(&mut self, floor: Seq, last: Seq, guards: &Guards) {
+        let dropped = self.acked + 1 < floor;
         self.held = self.held.max(floor);
         self.floor = self.floor.max(floor);
         self.last = self.last.max(last);
+        self.floor_untold |= dropped && self.is_empty() && guards.hello_when_floors_move;
         if guards.acked_follows_floor {
             self.acked = self.acked.max(self.floor - 1);
         }

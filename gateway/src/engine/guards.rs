@@ -25,7 +25,7 @@ pub struct Guards {
     pub acked_follows_floor: bool,
     /// A stream that a hello under way does not name sends nothing before its answer.
     pub waits_for_hello: bool,
-    /// Rows that go while a hello is under way are told of by the next one, at once.
+    /// Rows that go are told of by a hello, where one that is under way or no batch says so.
     pub hello_when_floors_move: bool,
     /// What another gen has acknowledged counts for nothing.
     pub gen_forgets_acked: bool,

@@ -50,11 +50,11 @@ impl Engine {
         self.flows.iter().find(|flow| flow.key == key).map(|flow| flow.floor)
     }
 
-    /// Storage hears of a step with the next batch; of one to the end of a stream with a hello.
-    pub(super) fn tell_of_steps(&mut self, now: Duration) {
+    /// Storage hears of rows that are gone with the next batch; of the last ones with a hello.
+    pub(super) fn tell_of_floors(&mut self, now: Duration) {
         let mut untold = false;
         for flow in &mut self.flows {
-            untold |= std::mem::take(&mut flow.step_untold);
+            untold |= std::mem::take(&mut flow.floor_untold);
         }
         if untold {
             self.want_hello_for_ack(now);
@@ -74,7 +74,7 @@ impl Flow {
             }
         }
         self.sent = self.sent.max(self.acked);
-        self.step_untold |= stepped && self.is_empty();
+        self.floor_untold |= stepped && self.is_empty();
     }
 
     /// The next row to send is gone; what stands before it has to be acked first.

@@ -435,6 +435,21 @@ fn rows_that_go_while_a_hello_is_under_way_are_told_of_by_another_one() {
 }
 
 #[test]
+fn a_stream_that_is_dropped_to_its_end_is_told_of_by_a_hello() {
+    let mut bench = Bench::new(vec![info(readings(3), 1, 5, 0), info(readings(4), 1, 5, 0)]);
+    bench.connect(secs(0));
+    bench.send_all(secs(0));
+    let held = [info(readings(3), 6, 5, 5), info(readings(4), 3, 5, 2)];
+    bench.engine.handle_streams(&held);
+    assert_eq!(bench.poll(secs(1)), None, "not a storm of them");
+    let hello = bench.hello(secs(10));
+    assert_eq!(hello.streams[0].floor, 6);
+    bench.answer(secs(11), &hello, |_| 5);
+    bench.engine.handle_streams(&[info(readings(4), 6, 5, 5)]);
+    assert_eq!(bench.poll(secs(60)), None, "storage has what is trimmed");
+}
+
+#[test]
 fn a_time_that_no_bridge_can_mean_is_not_taken() {
     for time in [i64::MIN, -1, i64::MAX] {
         let mut bench = Bench::new(vec![info(readings(1), 1, 5, 0)]);
