@@ -14,7 +14,8 @@ const SEEDS: u64 = 10_000;
 const STORIES: u64 = 100;
 /// After the faults everything has drained by then: the longest resend time is 5 min.
 const DRAINED_MS: i64 = 25 * 60_000;
-/// ... where a storage or a card went back without a word, only the hourly hello may tell.
+/// ... where a storage or a card went back without a word, or a late hello was taken for that of a
+/// new card, only the hourly hello may tell.
 const DRAINED_SILENTLY_MS: i64 = 100 * 60_000;
 /// How often it is looked whether all is settled.
 const LOOK_MS: i64 = 20_000;
@@ -39,7 +40,7 @@ fn run(
     let late = world.restored && world.plan.duplicate > 0.0;
     let harmed = world.machines.iter().any(|machine| machine.harmed);
     let silent = world.restored_silently || harmed || late;
-    settle(&mut world, if silent { DRAINED_SILENTLY_MS } else { DRAINED_MS });
+    settle(&mut world, silent);
     let truth = world.truth.clone();
     let truth = truth.borrow();
     let verdict = Verdict {
@@ -54,7 +55,7 @@ fn run(
 }
 
 /// Measures for half a minute more, then waits until all is settled.
-fn settle(world: &mut World, within_ms: i64) {
+fn settle(world: &mut World, silent: bool) {
     let begin = world.now;
     world.run_until(begin + 30_000);
     // An answer of the other one may have come after the faults.
@@ -63,6 +64,9 @@ fn settle(world: &mut World, within_ms: i64) {
     while !world.is_broken() {
         world.run_until(world.now + LOOK_MS);
         let Some(unsettled) = world.unsettled() else { return };
+        // A late hello of an epoch that nobody knew keeps the right one out for a while.
+        let confused = world.store.borrow().db.confused_until > world.unix_ms();
+        let within_ms = if silent || confused { DRAINED_SILENTLY_MS } else { DRAINED_MS };
         if world.now > begin + within_ms {
             let minutes = within_ms / 60_000;
             let what = format!("{minutes} min after the faults: {unsettled}");
