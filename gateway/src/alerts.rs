@@ -66,15 +66,20 @@ impl Alerts {
         for Hole { key, first, last, .. } in holes {
             tracing::warn!(%key, first, last, "rows are gone from the outbox");
         }
-        for Hole { key, first, last, .. } in
-            holes.iter().filter(|hole| hole.unacked).take(HOLES_MAX)
-        {
+        let unacked: Vec<&Hole> = holes.iter().filter(|hole| hole.unacked).collect();
+        for Hole { key, first, last, .. } in unacked.iter().take(HOLES_MAX) {
             let message = format!(
                 "rows {first} to {last} of {key} are gone from the outbox: its card is failing, or somebody deleted \
-                 them. Those that storage lacks will show as missing; all others are sent"
+                 them. Those that storage lacks will show as missing; nothing else is lost"
             );
             let about = format!("{key} {first}-{last}");
             self.raise(boot_ms, "outbox_damaged", Some(&about), Severity::Critical, message);
+        }
+        if unacked.len() > HOLES_MAX {
+            let more = unacked.len() - HOLES_MAX;
+            let message =
+                format!("rows are gone from the outbox in {more} more places: the log names them");
+            self.raise(boot_ms, "outbox_damaged", Some("more"), Severity::Critical, message);
         }
     }
 

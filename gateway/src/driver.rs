@@ -194,7 +194,8 @@ impl Driver {
                     let Trusted { store, r#gen } = trusted;
                     let r#gen = r#gen.map(tracing::field::display);
                     tracing::info!(%store, "gen" = r#gen, "the storage is new here, or another incarnation: it is asked what it has");
-                    self.on_outbox("the trusted storage", move |outbox| outbox.trust(trusted)).await?;
+                    let written = self.on_outbox("the trusted storage", move |outbox| outbox.trust(trusted)).await?;
+                    self.tell_again_unless(written.is_some());
                 }
                 Notice::OtherStore(store) => self.alerts.raise(
                     boot_ms,
@@ -214,7 +215,8 @@ impl Driver {
                     format!("the bridge reads versions {versions:?}, this gateway writes 1; nothing is sent. Update the older one"),
                 ),
                 Notice::Confirmed(confirmed) => {
-                    self.outbox.call(move |outbox| outbox.set_confirmed(&confirmed)).await?;
+                    let written = self.outbox.call(move |outbox| outbox.set_confirmed(&confirmed)).await?;
+                    self.tell_again_unless(written);
                 }
                 Notice::CloudTime { skew_ms, rtt } => self.learn_time(skew_ms, rtt).await?,
                 Notice::Stuck { key, seq } => self.alerts.raise(
@@ -306,9 +308,16 @@ impl Driver {
         let acked = self.engine.acked_streams();
         if acked != self.told_acked {
             self.told_acked.clone_from(&acked);
-            self.outbox.call(move |outbox| outbox.set_acked(&acked)).await?;
+            let written = self.outbox.call(move |outbox| outbox.set_acked(&acked)).await?;
+            self.tell_again_unless(written);
         }
         Ok(())
+    }
+
+    fn tell_again_unless(&mut self, written: bool) {
+        if !written {
+            self.told_acked.clear();
+        }
     }
 
     async fn trim(&mut self) -> Result<(), Gone> {

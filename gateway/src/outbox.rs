@@ -192,6 +192,8 @@ pub struct Outbox {
     /// Whose sync acks count, and as the meta table has it.
     trusted: Option<Trusted>,
     saved_trusted: Option<Trusted>,
+    /// It was logged that they, or `acked`, could not be written.
+    save_failed: bool,
     /// Tails of ended epochs wait to be sealed.
     old_tails: bool,
     /// Streams were read anew since the last commit.
@@ -256,6 +258,7 @@ impl Outbox {
             streams: BTreeMap::new(),
             trusted: None,
             saved_trusted: None,
+            save_failed: false,
             old_tails: false,
             streams_changed: false,
             snapshots: 0,
@@ -315,6 +318,8 @@ impl Outbox {
             known.into_values().map(|row| (row.key, row)).collect();
         for row in self.streams.values_mut() {
             if let Some(known) = known.get(&row.key) {
+                // Given is given, also where somebody has deleted the row.
+                row.last = row.last.max(known.last);
                 // What is saved may be ahead: a state has moved `acked` back since.
                 row.confirmed = known.confirmed;
                 row.acked = known.acked.clamp(row.floor - 1, row.last);

@@ -285,6 +285,8 @@ impl World {
             self.conns.iter().filter(|(_, conn)| conn.stalled).map(|(id, _)| *id).collect();
         stalled.into_iter().for_each(|conn| self.break_conn(conn));
         self.plan.delay_ms = (5, 50);
+        // Longer than any hello of these histories, as those of real brokers are.
+        self.plan.queue_max = self.plan.queue_max.max(1_000);
         self.plan.txn_ms = self.plan.txn_ms.min(100);
         self.plan.txn_messages_max = 64;
     }

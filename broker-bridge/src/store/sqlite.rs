@@ -39,6 +39,7 @@ const CHECK_BYTES_MAX: u64 = 256 << 20;
 pub struct SqliteStore {
     db: Connection,
     file: open::FileId,
+    in_vain: epochs::InVain,
 }
 
 impl SqliteStore {
@@ -53,7 +54,7 @@ impl SqliteStore {
         let (mut db, file) = open::read_write(path)?;
         add_held(&mut db)
             .map_err(|error| OpenError::Io { path: path.to_owned(), why: error.to_string() })?;
-        Ok(SqliteStore { db, file })
+        Ok(SqliteStore { db, file, in_vain: epochs::InVain::new() })
     }
 
     /// Opens a backup that was put in place, for [`SqliteStore::restored`]: nothing but a sound
@@ -115,7 +116,7 @@ impl Store for SqliteStore {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(store_error)?;
         self.file.check()?;
-        Ok(SqliteTxn::new(txn, &self.file))
+        Ok(SqliteTxn::new(txn, &self.file, &mut self.in_vain))
     }
 }
 

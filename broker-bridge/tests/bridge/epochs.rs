@@ -1,5 +1,7 @@
 //! A device that names ever new epochs: how many are remembered, and that it is served all the same.
 
+use std::time::{Duration, Instant};
+
 use fieldpost_bridge::engine::SUPERSEDED_MS;
 use fieldpost_bridge::store::sqlite::SqliteStore;
 use fieldpost_bridge::store::{DEAD_LETTERS_MAX, NAMED_EPOCHS_MAX};
@@ -130,4 +132,25 @@ fn poison_that_is_refused_leaves_no_epoch_beyond_the_bound() {
     assert_eq!(kinds, ["too_many_epochs", "dead_letters_full"]);
     assert!(!knows(&bench, 3));
     assert_eq!(bench.stored(4), [1]);
+}
+
+#[test]
+fn what_a_hello_costs_does_not_grow_with_the_epochs_that_have_to_stay() {
+    let [few, many] = [100, 300_000].map(|named| {
+        let mut bench = Bench::new();
+        bench.acks(&[batch(1, 1, 2, 1, 5)]);
+        name_epochs(&bench, named, 1, 9);
+        // It looks once for some that need not stay.
+        bench.take(&[hello(2, 1, 1, 1, &[held(1, 1, 6)])]);
+        let costs = (3..8u8).map(|epoch| {
+            let begin = Instant::now();
+            let done = bench.take(&[hello(epoch, 1, 1, 1, &[held(1, 1, 6)])]);
+            assert_eq!(done.error, None);
+            begin.elapsed()
+        });
+        costs.min().unwrap()
+    });
+    // Or what a busy disk takes for the commit alone.
+    let most = (few * 5).max(Duration::from_millis(10));
+    assert!(many < most, "{few:?} with 100 epochs, {many:?} with 300,000");
 }

@@ -37,7 +37,7 @@ pub(super) struct Flow {
     held: Seq,
     /// In order.
     pub(super) holes: Vec<Hole>,
-    /// The floor went to the end over rows that nobody has: no batch tells of it.
+    /// The floor went over rows that nobody has, and a hello has to say so.
     pub(super) floor_untold: bool,
     pub(super) last: Seq,
     pub(super) acked: Seq,
@@ -145,14 +145,14 @@ impl Flow {
     /// A state lists the stream as stored up to `hi`. True if that is progress.
     pub(super) fn handle_state(&mut self, now: Duration, hi: Seq) -> bool {
         let before = self.acked;
+        let answered = std::mem::replace(&mut self.answered, true);
         self.acked = hi.clamp(self.floor - 1, self.last);
         self.step_over_holes();
         let progress = self.acked > before;
-        if self.acked < before || !self.answered {
+        if self.acked < before || !answered {
             self.rewind();
         }
         self.sent = self.sent.max(self.acked);
-        self.answered = true;
         if progress {
             self.land();
             self.progress(now, None);

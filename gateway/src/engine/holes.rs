@@ -28,9 +28,7 @@ impl Engine {
             // The word of the commit that gave them may be on its way.
             let last = flow.holes.last().map_or(0, |hole| hole.last);
             flow.last = flow.last.max(last);
-            if self.confirmed {
-                flow.step_over_holes();
-            }
+            flow.step_over_holes();
         }
     }
 
@@ -50,7 +48,8 @@ impl Engine {
         self.flows.iter().find(|flow| flow.key == key).map(|flow| flow.floor)
     }
 
-    /// Storage hears of rows that are gone with the next batch; of the last ones with a hello.
+    /// Storage hears with a batch of rows that are gone, but not of the last ones of a stream; and
+    /// only a hello tells of one that has ended that it is whole up to there.
     pub(super) fn tell_of_floors(&mut self, now: Duration) {
         let mut untold = false;
         for flow in &mut self.flows {
@@ -65,6 +64,10 @@ impl Engine {
 impl Flow {
     /// Once storage has all that stands before a hole.
     pub(super) fn step_over_holes(&mut self) {
+        if !self.answered && !self.new_here {
+            // What is acked may be another process's word of a storage that has gone back since.
+            return;
+        }
         let mut stepped = false;
         for hole in &self.holes {
             if hole.first <= self.acked + 1 && self.acked < hole.last {
@@ -74,7 +77,7 @@ impl Flow {
             }
         }
         self.sent = self.sent.max(self.acked);
-        self.floor_untold |= stepped && self.is_empty();
+        self.floor_untold |= stepped;
     }
 
     /// The next row to send is gone; what stands before it has to be acked first.

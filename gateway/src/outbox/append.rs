@@ -195,7 +195,7 @@ impl Outbox {
             outcome.readings_last += group.len() as Seq;
             outcome.tail = 0;
             rest = after;
-            outcome.saved = seal::save_streams(transaction, &self.streams)?;
+            outcome.saved = self.save_streams(transaction)?;
         }
         let mut insert = transaction.prepare_cached(
             "INSERT INTO tail (epoch, seq, t, source, body) VALUES (?1, ?2, ?3, ?4, ?5)",

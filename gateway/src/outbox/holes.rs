@@ -34,12 +34,16 @@ impl Outbox {
     /// As [`read_batch`](Self::read_batch); where a row that should be held is not there, with the
     /// holes of all streams.
     pub fn read_batch_or_holes(
-        &self,
+        &mut self,
         key: StreamKey,
         from: Seq,
         rows_max: usize,
     ) -> rusqlite::Result<(Option<Batch>, Vec<Hole>)> {
         let batch = self.read_batch(key, from, rows_max)?;
+        if batch.is_none() && self.old_tails {
+            // A commit in doubt has ended the epoch: it may have let rows go, and be durable.
+            self.load_streams()?;
+        }
         // Below the floor it was let go, and who keeps a list of the streams is told of that.
         let should_be = |row: &Row| row.key == key && (row.floor..=row.last).contains(&from);
         let is_gone = batch.is_none() && self.streams.values().any(should_be);

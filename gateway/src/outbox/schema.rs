@@ -415,6 +415,15 @@ pub(super) fn load_streams(conn: &Connection) -> rusqlite::Result<BTreeMap<(i64,
         let first: Option<i64> = row.get(3)?;
         let held_last: Option<i64> = row.get(4)?;
         let (saved_last, saved_acked): (i64, i64) = (row.get(5)?, row.get(6)?);
+        // On a damaged page any number may stand.
+        let highest = held_last.unwrap_or(0).max(saved_last);
+        for (column, number) in
+            [(3, first.unwrap_or(1).saturating_sub(1)), (5, saved_last), (6, saved_acked)]
+        {
+            if !(0..=highest).contains(&number) {
+                return Err(rusqlite::Error::IntegralValueOutOfRange(column, number));
+            }
+        }
         let last = held_last.unwrap_or(0).max(saved_last) as Seq;
         let floor = first.map_or(last + 1, |first| first as Seq);
         let acked = (saved_acked as Seq).clamp(floor - 1, last);

@@ -91,18 +91,21 @@ pub(super) fn read_tail(
     rows.collect()
 }
 
-/// Writes `last` and `acked` of every stream where they changed.
+/// Writes `last` and `acked` of every stream where they changed. `acked_counts`: the file names the
+/// gen of the storage that has acknowledged.
 pub(super) fn save_streams(
     transaction: &Transaction<'_>,
     streams: &BTreeMap<(i64, Stream), Row>,
+    acked_counts: bool,
 ) -> rusqlite::Result<Saved> {
     let mut saved = Vec::new();
     for (&(id, stream), row) in streams {
-        let values = (row.last, row.acked);
+        let acked = if acked_counts { row.acked } else { row.floor - 1 };
+        let values = (row.last, acked);
         if values != row.saved {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO stream (epoch, stream, last, acked) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![id, stream.as_str(), row.last as i64, row.acked as i64])?;
+                .execute(params![id, stream.as_str(), row.last as i64, acked as i64])?;
             saved.push(((id, stream), values));
         }
     }

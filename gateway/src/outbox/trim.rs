@@ -4,7 +4,7 @@ use fieldpost_fail_point::point;
 use fieldpost_protocol::{Seq, Stream};
 use rusqlite::{Transaction, params};
 
-use super::{Outbox, Row, TOMBSTONES_MAX, seal};
+use super::{Outbox, Row, TOMBSTONES_MAX};
 
 /// What one trim let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,7 +72,7 @@ impl Outbox {
             transaction.prepare_cached("DELETE FROM event WHERE id = ?1")?.execute([id])?;
         }
         point!("outbox.trim.segments_deleted");
-        seal::save_streams(&transaction, &self.streams)?;
+        self.save_streams(&transaction)?;
         self.bury_empty_epochs(&transaction)?;
         point!("outbox.trim.before_commit");
         let outcome = transaction.commit();
@@ -163,7 +163,7 @@ impl Outbox {
         let Some((id, lost)) = oldest else { return Ok(None) };
         transaction.prepare_cached("DELETE FROM segment WHERE id = ?1")?.execute([id])?;
         // `last` must survive the rows that it was read from.
-        seal::save_streams(transaction, &self.streams)?;
+        self.save_streams(transaction)?;
         Ok(Some(lost))
     }
 

@@ -8,7 +8,8 @@ use fieldpost_protocol::{Gen, Seq, StoreId, StreamKey};
 use rusqlite::types::FromSql;
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::{Outbox, Row, seal};
+use super::seal::{self, Saved};
+use super::{Outbox, Row};
 
 /// Whose sync acks count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,37 +41,42 @@ impl Outbox {
     }
 
     /// Takes what the sync engine learned. In memory; written with the next seal or trim, but
-    /// at once where it moves back.
-    pub fn set_acked(&mut self, acked: &[(StreamKey, Seq)]) {
+    /// at once where it moves back. False if that has failed: tell it again.
+    pub fn set_acked(&mut self, acked: &[(StreamKey, Seq)]) -> bool {
         for row in self.streams.values_mut() {
             if let Some((_, acked)) = acked.iter().find(|(key, _)| *key == row.key) {
                 row.acked = (*acked).clamp(row.floor - 1, row.last);
             }
         }
-        self.save_if_back();
+        self.save_if_back()
     }
 
     /// Takes what a state of the present gen listed as stored, which is what is acked, too: a
     /// storage that has gone back needs the rows again, so they must not make room.
-    pub fn set_confirmed(&mut self, confirmed: &[(StreamKey, Seq)]) {
+    /// False as with [`set_acked`](Outbox::set_acked).
+    pub fn set_confirmed(&mut self, confirmed: &[(StreamKey, Seq)]) -> bool {
         for row in self.streams.values_mut() {
             if let Some((_, hi)) = confirmed.iter().find(|(key, _)| *key == row.key) {
                 row.confirmed = *hi;
                 row.acked = (*hi).clamp(row.floor - 1, row.last);
             }
         }
-        self.save_if_back();
+        self.save_if_back()
     }
 
     /// The next start must not take for stored what storage has lost.
-    fn save_if_back(&mut self) {
+    fn save_if_back(&mut self) -> bool {
         let forward = self.streams.values().all(|row| row.acked >= row.saved.1);
         if forward && self.trusted == self.saved_trusted {
-            return;
+            return true;
         }
-        if let Err(error) = self.save_acked() {
+        let saved = self.save_acked();
+        if let Err(error) = &saved
+            && !std::mem::replace(&mut self.save_failed, true)
+        {
             tracing::error!(%error, "what storage lacks again could not be written down; it is tried again");
         }
+        saved.is_ok()
     }
 
     pub(super) fn save_acked(&mut self) -> rusqlite::Result<()> {
@@ -78,15 +84,20 @@ impl Outbox {
         if let Some(trusted) = self.trusted.filter(|_| self.trusted != self.saved_trusted) {
             save_trusted(&transaction, trusted)?;
         }
-        let saved = seal::save_streams(&transaction, &self.streams)?;
+        let saved = seal::save_streams(&transaction, &self.streams, true)?;
         point!("outbox.save_acked.before_commit");
         transaction.commit()?;
         point!("outbox.save_acked.after_commit");
-        self.saved_trusted = self.trusted;
+        (self.saved_trusted, self.save_failed) = (self.trusted, false);
         for (at, values) in saved {
             self.streams.get_mut(&at).expect("saved from this map").saved = values;
         }
         Ok(())
+    }
+
+    /// With a seal or a trim, which do not write down whom to trust.
+    pub(super) fn save_streams(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Saved> {
+        seal::save_streams(transaction, &self.streams, self.trusted == self.saved_trusted)
     }
 
     pub(super) fn load_trusted(&mut self) -> rusqlite::Result<()> {

@@ -74,7 +74,8 @@ impl DeadLetters {
         let txn = begin(&mut self.db)?;
         let letter = load(&txn, id)?;
         let message = letter.message.as_deref().ok_or(DeadLetterError::Dropped(id))?;
-        let mut txn = SqliteTxn::new(txn, &self.file);
+        let mut in_vain = super::epochs::InVain::new();
+        let mut txn = SqliteTxn::new(txn, &self.file, &mut in_vain);
         let poison = |reason: String| DeadLetterError::StillPoison { id, reason };
         let envelope = Envelope::decode(message).map_err(|error| poison(error.to_string()))?;
         if letter.runs.iter().any(|run| run.0 < envelope.first || run.1 > envelope.end()) {

@@ -1,20 +1,43 @@
 //! Epochs of which nothing is stored: counted, and let go of where they are too many.
 
+use std::collections::HashMap;
+
 use super::super::{DeviceRef, NAMED_EPOCHS_MAX, StoreError};
 use super::txn::SqliteTxn;
+
+/// For so long it is not looked again for epochs to let go of, where there was none: each look goes
+/// through all of them.
+const LOOK_MS: i64 = 60_000;
+
+/// Devices at their bound, and the moment up to which there was nothing to let go of.
+pub(super) type InVain = HashMap<DeviceRef, i64>;
 
 /// The epochs without a base that were superseded at ?2 or before.
 const PAST: &str = "SELECT e.ref FROM epoch e INDEXED BY epoch_named \
                     WHERE e.device = ?1 AND e.base IS NULL AND e.superseded BETWEEN 1 AND ?2";
 
 /// See [`Txn::room_for_epochs`](super::super::Txn::room_for_epochs).
-pub(super) fn room(txn: &SqliteTxn<'_>, device: DeviceRef, until: i64) -> Result<u64, StoreError> {
+pub(super) fn room(
+    txn: &mut SqliteTxn<'_>,
+    device: DeviceRef,
+    until: i64,
+) -> Result<u64, StoreError> {
     let count = count(txn, device)?;
     if count < NAMED_EPOCHS_MAX {
         return Ok(NAMED_EPOCHS_MAX - count);
     }
+    let looked = txn.in_vain.get(&device);
+    if looked.is_some_and(|&looked| until.abs_diff(looked) < LOOK_MS as u64) {
+        return Ok(0);
+    }
     forget(txn, device, until)?;
-    Ok(NAMED_EPOCHS_MAX - self::count(txn, device)?)
+    let room = NAMED_EPOCHS_MAX - self::count(txn, device)?;
+    if room == 0 {
+        txn.in_vain.insert(device, until);
+    } else {
+        txn.in_vain.remove(&device);
+    }
+    Ok(room)
 }
 
 /// Not more than the bound: an earlier program has let them grow.

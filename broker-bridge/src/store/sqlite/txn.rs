@@ -26,13 +26,18 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub struct SqliteTxn<'s> {
     txn: Transaction<'s>,
     file: &'s FileId,
+    pub(super) in_vain: &'s mut epochs::InVain,
     /// Never kept longer than the transaction: a rollback takes new refs back.
     sources: HashMap<(DeviceRef, Arc<str>), i64>,
 }
 
 impl<'s> SqliteTxn<'s> {
-    pub(super) fn new(txn: Transaction<'s>, file: &'s FileId) -> Self {
-        SqliteTxn { txn, file, sources: HashMap::new() }
+    pub(super) fn new(
+        txn: Transaction<'s>,
+        file: &'s FileId,
+        in_vain: &'s mut epochs::InVain,
+    ) -> Self {
+        SqliteTxn { txn, file, in_vain, sources: HashMap::new() }
     }
 
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {

@@ -15,6 +15,12 @@ fn started(last: Seq, acked: Seq, holes: &[Hole]) -> Bench {
     Bench { engine, nonces: 0 }
 }
 
+/// One stream to a page.
+fn two_pages(streams: Vec<StreamInfo>) -> Bench {
+    let settings = Settings { hello_streams_max: 1, ..Settings::default() };
+    Bench { engine: Engine::new(settings, epoch(9), streams, Some(trusted(GEN)), 1), nonces: 0 }
+}
+
 impl Bench {
     fn floor_and_acked(&self) -> (Seq, Seq) {
         (self.engine.floor_of(readings(1)).unwrap(), self.acked(readings(1)))
@@ -125,4 +131,50 @@ fn a_hole_at_the_end_is_told_of_by_a_hello_since_no_batch_follows() {
     assert_eq!((hello.streams[0].floor, hello.streams[0].last), (2_001, 2_000));
     bench.answer(secs(10), &hello, |_| 2_000);
     assert_eq!(bench.poll(secs(30)), None, "told once");
+}
+
+#[test]
+fn no_step_is_taken_on_a_stream_whose_page_is_not_answered() {
+    let mut bench =
+        two_pages(vec![info(readings(1), 1, 3_000, 0), info(readings(2), 1, 3_000, 1_000)]);
+    let holes = [
+        Hole { key: readings(1), first: 1, last: 1_000, unacked: true },
+        Hole { key: readings(2), first: 1_001, last: 2_000, unacked: true },
+    ];
+    bench.engine.handle_connected(secs(0));
+    let one = bench.hello(secs(0));
+    let two = bench.hello(secs(0));
+    bench.answer(secs(0), &one, |_| 0);
+    assert_eq!(bench.poll(secs(0)).and_then(from), Some(1));
+    // It is gone: every hole is looked for.
+    bench.engine.handle_holes(&holes);
+    // Storage was put back from a backup, and nobody said so.
+    bench.answer(secs(1), &two, |_| 0);
+    let floor = bench.engine.floor_of(readings(2)).unwrap();
+    assert_eq!(
+        (floor, bench.acked(readings(2))),
+        (1, 0),
+        "rows 1 to 1000 are held, and have to be sent again"
+    );
+}
+
+#[test]
+fn no_sync_ack_takes_a_step_before_the_state_of_its_page() {
+    let mut bench =
+        two_pages(vec![info(readings(1), 1, 10, 0), info(readings(2), 1, 3_000, 1_900)]);
+    let hole = Hole { key: readings(2), first: 2_001, last: 2_500, unacked: true };
+    bench.engine.handle_holes(&[hole]);
+    bench.engine.handle_connected(secs(0));
+    let one = bench.hello(secs(0));
+    let two = bench.hello(secs(0));
+    bench.answer(secs(0), &one, |_| 0);
+    // A batch of the process before arrives late at a storage that was put back in silence.
+    bench.sync_ack(secs(1), readings(2), 1_501, 2_000);
+    bench.answer(secs(1), &two, |_| 0);
+    let floor = bench.engine.floor_of(readings(2)).unwrap();
+    assert_eq!(
+        (floor, bench.acked(readings(2))),
+        (1, 0),
+        "rows 1 to 1500 are held, and have to be sent again"
+    );
 }

@@ -23,8 +23,10 @@ fn holes_are_found_at_the_front_in_the_middle_and_at_the_end() {
     outbox.set_acked(&[(key, 3_000)]);
     outbox.conn.execute("DELETE FROM segment WHERE first IN (1, 2001, 3001, 5001)", []).unwrap();
     assert_eq!(holes(&outbox), [(1, 1_000, false), (2_001, 4_000, true), (5_001, 6_000, true)]);
-    let asked = |from| outbox.read_batch_or_holes(key, from, 1_000).unwrap();
-    assert_eq!(asked(2_001), (None, outbox.holes().unwrap()));
+    let all = outbox.holes().unwrap();
+    assert_eq!(all.len(), 3);
+    let mut asked = |from| outbox.read_batch_or_holes(key, from, 1_000).unwrap();
+    assert_eq!(asked(2_001), (None, all));
     assert_eq!(asked(7_000), (None, vec![]), "it was never given");
     assert!(asked(4_001).0.is_some_and(|batch| batch.first == 4_001 && batch.floor == 1));
     assert_eq!(outbox.export(|_, _, _, _| ()).unwrap(), 4_000);
@@ -104,5 +106,32 @@ fn a_number_that_no_row_can_have_makes_no_hole_of_rows_that_are_held() {
         let expected: Vec<_> =
             (hole.0 <= hole.1).then_some((hole.0, hole.1, true)).into_iter().collect();
         assert_eq!(found, expected, "{first}");
+    }
+}
+
+#[test]
+fn a_number_whose_row_was_deleted_is_not_given_again() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..10);
+    outbox.conn.execute("DELETE FROM tail WHERE seq > 5", []).unwrap();
+    outbox.load_streams().unwrap();
+    assert_eq!(holes(&outbox), [(6, 10, true)]);
+    append(&mut outbox, 10..12);
+    assert_eq!(holes(&outbox), [(6, 10, true)]);
+    assert_eq!(outbox.streams().unwrap()[0].last, 12);
+}
+
+#[test]
+fn a_number_that_no_row_can_have_at_the_front_of_a_stream_is_damage() {
+    for wrong in ["first = 0", "first = -5", "first = -9223372036854775808"] {
+        let bench = Bench::new();
+        let mut outbox = bench.open();
+        append(&mut outbox, 0..1_000);
+        outbox.conn.execute(&format!("UPDATE segment SET {wrong}"), []).unwrap();
+        drop(outbox);
+        let (outbox, recovered) = Outbox::open(bench.settings.clone(), NOW).unwrap();
+        assert!(recovered.damaged.is_some_and(|aside| aside.exists()), "{wrong}");
+        assert_eq!(outbox.streams().unwrap(), []);
     }
 }

@@ -60,3 +60,24 @@ fn a_gen_that_the_disk_refuses_is_written_down_later() {
     assert_eq!(outbox.trusted(), Some(trusted(3, Some(2))));
     assert_eq!(outbox.streams().unwrap()[0].acked, 0);
 }
+
+#[test]
+fn a_seal_never_writes_what_a_gen_acked_beside_another_gen() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    append(&mut outbox, 0..10);
+    let key = outbox.streams().unwrap()[0].key;
+    outbox.trust(trusted(3, Some(1))).unwrap();
+    let refuse =
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON meta BEGIN SELECT raise(ABORT, 'full'); END";
+    outbox.conn.execute_batch(refuse).unwrap();
+    outbox.trust(trusted(3, Some(2))).unwrap_err();
+    outbox.set_acked(&[(key, 9)]);
+    append(&mut outbox, 10..100);
+    drop(outbox);
+    let outbox = bench.open();
+    assert_eq!(
+        (outbox.trusted(), outbox.streams().unwrap()[0].acked),
+        (Some(trusted(3, Some(1))), 0)
+    );
+}
