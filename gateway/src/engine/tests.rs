@@ -4,6 +4,7 @@ use fieldpost_protocol::{Ack, HELLO_PAGES_MAX, Hello, StateStream};
 
 use super::*;
 
+mod hole_histories;
 mod holes;
 mod random;
 mod trust;

@@ -178,3 +178,15 @@ fn no_sync_ack_takes_a_step_before_the_state_of_its_page() {
         "rows 1 to 1500 are held, and have to be sent again"
     );
 }
+
+#[test]
+fn a_step_is_told_of_by_a_hello_so_that_storage_knows_what_an_ended_epoch_still_holds() {
+    let mut bench = started(3_000, 0, &[hole(1_001, 2_000)]);
+    bench.connect(secs(0));
+    bench.send_all(secs(0));
+    bench.sync_ack(secs(1), readings(1), 1, 1_000);
+    bench.send_all(secs(1));
+    bench.sync_ack(secs(2), readings(1), 2_001, 3_000);
+    let hello = bench.hello(secs(10));
+    assert_eq!((hello.streams[0].floor, hello.streams[0].last), (2_001, 3_000));
+}
