@@ -38,6 +38,7 @@ pub const POINTS: &[&str] = &[
     "outbox.append.oldest_dropped",
     "outbox.append.before_commit",
     "outbox.append.after_commit",
+    "outbox.save_acked.trusted_written",
     "outbox.save_acked.before_commit",
     "outbox.save_acked.after_commit",
     "outbox.trim.segments_deleted",

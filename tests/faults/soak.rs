@@ -163,6 +163,9 @@ fn arguments_of_a_soak_that_make_no_sense_are_refused_with_what_would() -> anyho
     let output = Command::new(soak).args(["--minutes", "0"]).output()?;
     let said = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2));
-    assert!(said.contains("'--minutes <MINUTES>': it has to be 0.01 to 100000"), "{said}");
+    assert!(
+        said.contains("'--minutes <MINUTES>': it has to be a number from 0.01 to 100000"),
+        "{said}"
+    );
     Ok(())
 }

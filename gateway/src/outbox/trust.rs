@@ -121,6 +121,7 @@ fn save_trusted(transaction: &Transaction<'_>, trusted: Trusted) -> rusqlite::Re
         Some(r#gen) => transaction.execute(WRITE, ("gen", r#gen.0))?,
         None => transaction.execute("DELETE FROM meta WHERE key = 'gen'", [])?,
     };
+    point!("outbox.save_acked.trusted_written");
     Ok(())
 }
 

@@ -17,9 +17,7 @@ pub(super) const OPENING: &[Step] = &[
     ("outbox.create.before_commit", New),
     ("outbox.create.after_commit", New),
     ("outbox.create.after_checkpoint", New),
-    // The trusted storage.
-    ("outbox.save_acked.before_commit", Runs(1)),
-    ("outbox.save_acked.after_commit", Runs(1)),
+    ("outbox.save_acked.trusted_written", Runs(1)),
 ];
 
 /// What happens to the file while it runs and when it ends.
