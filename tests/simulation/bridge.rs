@@ -108,13 +108,15 @@ impl Core {
         let taken: Vec<Job> = self.queue.drain(..count).collect();
         let messages: Vec<Incoming> = taken.iter().map(|job| job.message.clone()).collect();
         let shared = self.store.shared.clone();
-        let unknown = |job: &&Job| {
-            let hello_of = job.about.hello_of;
-            hello_of.is_some_and(|epoch| {
-                !shared.borrow().db.knows(epoch) && !self.store.live.borrow().contains(&epoch)
+        // Of a process that has ended, and nothing here says so.
+        let is_late = |job: &Job| {
+            job.about.hello_of.is_some_and(|epoch| {
+                let db = &shared.borrow().db;
+                let obeyed = !db.knows(epoch) || (db.went_back && !db.is_superseded(epoch));
+                obeyed && !self.store.live.borrow().contains(&epoch)
             })
         };
-        let confusing = taken.iter().any(|job| unknown(&job));
+        let confusing = taken.iter().any(is_late);
         self.store.gap = gap;
         let ingested = ingest(&mut self.store, &self.engine, &messages, now);
         self.store.gap = None;

@@ -189,7 +189,9 @@ impl World {
         }
         self.restored = true;
         self.restored_silently |= !announced;
-        self.store.borrow_mut().db = db;
+        let mut shared = self.store.borrow_mut();
+        shared.db = db;
+        shared.db.went_back = true;
     }
 
     pub fn deny(&mut self, denies: Denies) {

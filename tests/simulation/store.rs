@@ -48,6 +48,8 @@ pub struct Db {
     /// Until when a hello of an epoch that nobody knew may have confused it: nothing tells a late
     /// one from that of a new card.
     pub confused_until: i64,
+    /// It is a backup, or begins anew: of who has ended it may know nothing.
+    pub went_back: bool,
 }
 
 impl Db {
@@ -62,6 +64,7 @@ impl Db {
             dead: 0,
             heard: BTreeMap::new(),
             confused_until: 0,
+            went_back: false,
         }
     }
 
@@ -70,6 +73,11 @@ impl Db {
     }
 
     /// Whether anything was ever heard of the epoch.
+    pub fn is_superseded(&self, epoch: Epoch) -> bool {
+        let mut known = self.epochs.values().filter(|data| data.epoch == epoch);
+        known.any(|data| data.hello.superseded.is_some())
+    }
+
     pub fn knows(&self, epoch: Epoch) -> bool {
         self.epochs.values().any(|data| data.epoch == epoch)
     }
