@@ -201,7 +201,7 @@ impl<'a, T: Txn> Round<'a, T> {
         let is_poison = |batch: &&Batch<'_>| self.refused.is_some() || batch.content.is_err();
         if !batches.iter().all(is_poison)
             || self.txn.dead_letters(at)? < DEAD_LETTERS_MAX
-            || self.may_name(device, at, key.epoch)?
+            || self.may_name(at, key.epoch)?
         {
             return Ok(false);
         }
@@ -218,12 +218,7 @@ impl<'a, T: Txn> Round<'a, T> {
     }
 
     /// Whether an epoch may have a row without a base: it has one, or there is room for one more.
-    fn may_name(
-        &mut self,
-        device: &DeviceId,
-        at: DeviceRef,
-        epoch: Epoch,
-    ) -> Result<bool, StoreError> {
+    fn may_name(&mut self, at: DeviceRef, epoch: Epoch) -> Result<bool, StoreError> {
         if self.txn.find_epoch(at, epoch)?.is_some() {
             return Ok(true);
         }
@@ -232,16 +227,25 @@ impl<'a, T: Txn> Round<'a, T> {
             None => self.txn.room_for_epochs(at, self.now.saturating_sub(SUPERSEDED_MS))?,
         };
         self.room.insert(at, room.saturating_sub(1));
+        if room == 0 {
+            self.too_many_epochs(at);
+        }
+        Ok(room > 0)
+    }
+
+    fn too_many_epochs(&mut self, at: DeviceRef) {
+        let is_its = |(_, known): &(&DeviceId, &DeviceRef)| **known == at;
+        let Some((device, _)) = self.devices.iter().find(is_its) else { return };
+        let device = device.clone();
         let is_said = |alarm: &Alarm| alarm.kind == TOO_MANY && alarm.about == device.as_str();
-        if room == 0 && !self.outcome.alarms.iter().any(is_said) {
+        if !self.outcome.alarms.iter().any(is_said) {
             let message = format!(
                 "it has named {NAMED_EPOCHS_MAX} epochs of which nothing is stored; further ones are passed over \
                  until their first batch: what comes is stored as ever, but what is lost of them before is not \
                  shown as missing. Look at what uses its certificate or password, and renew that"
             );
-            self.alarm(TOO_MANY, device, message);
+            self.alarm(TOO_MANY, &device, message);
         }
-        Ok(room > 0)
     }
 
     /// Returns whether the batch is taken: stored, a duplicate, or a dead letter.
@@ -343,15 +347,15 @@ impl<'a, T: Txn> Round<'a, T> {
 
     fn hello(&mut self, device: &DeviceId, hello: &Hello) -> Result<(), StoreError> {
         let at = self.heard(device, true)?;
-        if !self.may_name(device, at, hello.epoch)? {
+        if !self.may_name(at, hello.epoch)? {
             // It supersedes nobody, and its floors count with the first hello after its first batch.
-            self.claim(device, at, hello)?;
+            self.claim(at, hello)?;
             return self.answer(device, at, hello);
         }
         let epoch = self.txn.epoch(at, hello.epoch)?;
         let before = self.txn.hello(epoch)?;
         match self.engine.plan_hello(&before, hello, self.now) {
-            HelloPlan::Nothing => self.claim(device, at, hello)?,
+            HelloPlan::Nothing => self.claim(at, hello)?,
             HelloPlan::Stage { row, afresh, complete } => {
                 if afresh {
                     self.txn.unstage(epoch)?;
@@ -360,9 +364,9 @@ impl<'a, T: Txn> Round<'a, T> {
                 self.txn.save_hello(epoch, &row)?;
                 point!("ingest.hello_saved");
                 if complete {
-                    self.apply_staged(device, at, epoch, hello)?;
+                    self.apply_staged(at, epoch, hello)?;
                 } else {
-                    self.claim(device, at, hello)?;
+                    self.claim(at, hello)?;
                 }
                 // Last: of what the hello names, epochs that were not known have a row by now.
                 self.txn.supersede_others(at, epoch, self.now)?;
@@ -373,7 +377,6 @@ impl<'a, T: Txn> Round<'a, T> {
 
     fn apply_staged(
         &mut self,
-        device: &DeviceId,
         at: DeviceRef,
         epoch: EpochRef,
         hello: &Hello,
@@ -383,16 +386,16 @@ impl<'a, T: Txn> Round<'a, T> {
             .iter()
             .map(|stream| (stream.key, Claim { floor: stream.floor, last: stream.last }))
             .collect();
-        self.apply(device, at, hello.epoch, &named)?;
+        self.apply(at, hello.epoch, &named)?;
         self.txn.unstage(epoch)
     }
 
     /// A page that is not the last, or comes late: only what its streams have given.
-    fn claim(&mut self, device: &DeviceId, at: DeviceRef, hello: &Hello) -> Result<(), StoreError> {
+    fn claim(&mut self, at: DeviceRef, hello: &Hello) -> Result<(), StoreError> {
         let claims: BTreeMap<StreamKey, u64> =
             hello.streams.iter().map(|stream| (stream.key, stream.last)).collect();
         for (key, last) in claims {
-            self.change(device, at, key, |engine, row| engine.claim_last(row, last))?;
+            self.change(at, key, |engine, row| engine.claim_last(row, last))?;
         }
         Ok(())
     }
@@ -400,14 +403,13 @@ impl<'a, T: Txn> Round<'a, T> {
     /// A whole hello: floors of the named streams; the others are no longer held.
     fn apply(
         &mut self,
-        device: &DeviceId,
         at: DeviceRef,
         current: Epoch,
         named: &BTreeMap<StreamKey, Claim>,
     ) -> Result<(), StoreError> {
         for (&key, &claim) in named {
             let ended = key.epoch != current;
-            self.change(device, at, key, |engine, row| engine.claim_named(row, claim, ended))?;
+            self.change(at, key, |engine, row| engine.claim_named(row, claim, ended))?;
         }
         for mut locked in self.txn.held_streams(at)? {
             if !named.contains_key(&locked.key) && self.engine.absent(&mut locked.row) {
@@ -420,12 +422,11 @@ impl<'a, T: Txn> Round<'a, T> {
     /// Nothing, where the stream's epoch is one too many.
     fn change(
         &mut self,
-        device: &DeviceId,
         at: DeviceRef,
         key: StreamKey,
         decide: impl FnOnce(&Engine, &mut StreamRow),
     ) -> Result<(), StoreError> {
-        if !self.may_name(device, at, key.epoch)? {
+        if !self.may_name(at, key.epoch)? {
             return Ok(());
         }
         let LockedStream { stream, mut row, .. } = self.txn.lock_stream(at, key)?;

@@ -10,15 +10,25 @@ use std::path::Path;
 /// # Errors
 /// What stands there instead, or that nothing does.
 pub fn check_is_file(path: &Path) -> io::Result<()> {
+    match instead_of_a_file(path)? {
+        None => Ok(()),
+        Some(what) => Err(io::Error::other(format!("it is {what}, and has to be a file"))),
+    }
+}
+
+/// The kind of what stands there, with its article, unless it is a file.
+///
+/// # Errors
+/// When nothing stands there, or nobody may look.
+pub fn instead_of_a_file(path: &Path) -> io::Result<Option<&'static str>> {
     let kind = std::fs::metadata(path)?.file_type();
-    let what = match () {
-        () if kind.is_file() => return Ok(()),
-        () if kind.is_dir() => "a directory",
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
-    };
-    Err(io::Error::other(format!("it is {what}, and has to be a file")))
+    Ok(match () {
+        () if kind.is_file() => None,
+        () if kind.is_dir() => Some("a directory"),
+        () if kind.is_fifo() => Some("a FIFO"),
+        () if kind.is_socket() => Some("a socket"),
+        () => Some("a device"),
+    })
 }
 
 /// The same, or a pipe that somebody holds open for us: `/dev/stdin`, or a shell's `<(...)`.

@@ -38,7 +38,7 @@ mod tls;
 pub use event::{
     Connection, Delivery, EVENTS_MAX, Event, Message, PubackError, PublishError, Qos, Token,
 };
-pub use file::{check_is_file, check_is_file_or_pipe};
+pub use file::{check_is_file, check_is_file_or_pipe, instead_of_a_file};
 pub use options::{Ca, ClientCertificate, Login, Options, OptionsError, Password, Tls, Will};
 pub use reason::{CertificateFault, DisconnectReason};
 pub use session::Session;

@@ -152,7 +152,6 @@ impl Flow {
         if self.acked < before || !answered {
             self.rewind();
         }
-        self.sent = self.sent.max(self.acked);
         if progress {
             self.land();
             self.progress(now, None);
@@ -167,7 +166,6 @@ impl Flow {
         }
         self.acked = hi;
         self.step_over_holes();
-        self.sent = self.sent.max(self.acked);
         let newest = self.land();
         self.progress(now, newest);
         true

@@ -64,20 +64,18 @@ impl Engine {
 impl Flow {
     /// Once storage has all that stands before a hole.
     pub(super) fn step_over_holes(&mut self) {
-        if !self.answered && !self.new_here {
-            // What is acked may be another process's word of a storage that has gone back since.
-            return;
-        }
-        let mut stepped = false;
-        for hole in &self.holes {
-            if hole.first <= self.acked + 1 && self.acked < hole.last {
-                self.floor = hole.last + 1;
-                self.acked = hole.last;
-                stepped = true;
+        // Until a state has listed the stream, what is acked may be another process's word of a
+        // storage that has gone back since.
+        if self.answered || self.new_here {
+            for hole in &self.holes {
+                if hole.first <= self.acked + 1 && self.acked < hole.last {
+                    self.floor = hole.last + 1;
+                    self.acked = hole.last;
+                    self.floor_untold = true;
+                }
             }
         }
         self.sent = self.sent.max(self.acked);
-        self.floor_untold |= stepped;
     }
 
     /// The next row to send is gone; what stands before it has to be acked first.

@@ -62,12 +62,8 @@ impl Outbox {
                 holes.push(Hole { key: row.key, first, last, unacked: row.acked < last });
             }
         };
-        let mut statement = self.conn.prepare_cached(
-            "SELECT epoch, 'readings' AS stream, first, last FROM segment
-             UNION ALL SELECT epoch, 'readings', seq, seq FROM tail
-             UNION ALL SELECT epoch, 'events', seq, seq FROM event
-             ORDER BY epoch, stream, first",
-        )?;
+        const HELD: &str = concat!(schema::held!(), " ORDER BY epoch, stream, first");
+        let mut statement = self.conn.prepare_cached(HELD)?;
         let mut held = statement.query([])?;
         while let Some(run) = held.next()? {
             let at = (run.get(0)?, schema::stream_of(run, 1)?);

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use fieldpost_fail_point::point;
 use fieldpost_protocol::{DeviceId, Epoch, Seq, Stream, StreamKey};
 use rusqlite::config::DbConfig;
+use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use super::Row;
@@ -296,10 +297,7 @@ fn check_pages(path: &Path, conn: &Connection) -> Result<(), OpenError> {
 }
 
 fn check_device(path: &Path, conn: &Connection, device: &DeviceId) -> Result<(), OpenError> {
-    let found: Option<String> = conn
-        .query_row("SELECT value FROM meta WHERE key = 'device'", [], |row| row.get(0))
-        .optional()
-        .map_err(|error| classify(path, error))?;
+    let found: Option<String> = meta(conn, "device").map_err(|error| classify(path, error))?;
     match found {
         Some(found) if found == device.as_str() => Ok(()),
         found => Err(OpenError::OtherDevice {
@@ -308,6 +306,12 @@ fn check_device(path: &Path, conn: &Connection, device: &DeviceId) -> Result<(),
             configured: device.clone(),
         }),
     }
+}
+
+/// What stands in `meta` under a key.
+pub(super) fn meta<T: FromSql>(conn: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
+    const READ: &str = "SELECT value FROM meta WHERE key = ?1";
+    conn.query_row(READ, [key], |row| row.get(0)).optional()
 }
 
 /// Damage is told from a disk that does not answer: only the first may move a file aside.
@@ -396,19 +400,28 @@ pub(super) fn stream_of(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<
     })
 }
 
+/// The runs of rows that are held: epoch, stream, first, last.
+macro_rules! held {
+    () => {
+        "SELECT epoch, 'readings' AS stream, first, last FROM segment
+         UNION ALL SELECT epoch, 'readings', seq, seq FROM tail
+         UNION ALL SELECT epoch, 'events', seq, seq FROM event"
+    };
+}
+pub(super) use held;
+
 /// What each stream holds, from the rows themselves.
 pub(super) fn load_streams(conn: &Connection) -> rusqlite::Result<BTreeMap<(i64, Stream), Row>> {
-    let mut statement = conn.prepare_cached(
+    let mut statement = conn.prepare_cached(concat!(
         "SELECT epoch.id, epoch.epoch, held.stream, min(held.first), max(held.last),
                 coalesce(max(stream.last), 0), coalesce(max(stream.acked), 0)
-         FROM (SELECT epoch, 'readings' AS stream, first, last FROM segment
-               UNION ALL SELECT epoch, 'readings', seq, seq FROM tail
-               UNION ALL SELECT epoch, 'events', seq, seq FROM event
-               UNION ALL SELECT epoch, stream, NULL, NULL FROM stream) AS held
+         FROM (",
+        held!(),
+        " UNION ALL SELECT epoch, stream, NULL, NULL FROM stream) AS held
          JOIN epoch ON epoch.id = held.epoch
          LEFT JOIN stream ON stream.epoch = held.epoch AND stream.stream = held.stream
          GROUP BY epoch.id, held.stream",
-    )?;
+    ))?;
     let rows = statement.query_map([], |row| {
         let id: i64 = row.get(0)?;
         let key = StreamKey { epoch: Epoch(row.get(1)?), stream: stream_of(row, 2)? };
@@ -424,7 +437,7 @@ pub(super) fn load_streams(conn: &Connection) -> rusqlite::Result<BTreeMap<(i64,
                 return Err(rusqlite::Error::IntegralValueOutOfRange(column, number));
             }
         }
-        let last = held_last.unwrap_or(0).max(saved_last) as Seq;
+        let last = highest as Seq;
         let floor = first.map_or(last + 1, |first| first as Seq);
         let acked = (saved_acked as Seq).clamp(floor - 1, last);
         let saved = (saved_last as Seq, saved_acked as Seq);

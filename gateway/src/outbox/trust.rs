@@ -5,11 +5,10 @@
 
 use fieldpost_fail_point::point;
 use fieldpost_protocol::{Gen, Seq, StoreId, StreamKey};
-use rusqlite::types::FromSql;
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::Transaction;
 
 use super::seal::{self, Saved};
-use super::{Outbox, Row};
+use super::{Outbox, Row, schema};
 
 /// Whose sync acks count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,16 +100,11 @@ impl Outbox {
     }
 
     pub(super) fn load_trusted(&mut self) -> rusqlite::Result<()> {
-        let r#gen = self.meta("gen")?.map(Gen);
-        self.trusted = self.meta("store")?.map(|store| Trusted { store: StoreId(store), r#gen });
+        let r#gen = schema::meta(&self.conn, "gen")?.map(Gen);
+        let store = schema::meta(&self.conn, "store")?.map(StoreId);
+        self.trusted = store.map(|store| Trusted { store, r#gen });
         self.saved_trusted = self.trusted;
         Ok(())
-    }
-
-    fn meta<T: FromSql>(&self, key: &str) -> rusqlite::Result<Option<T>> {
-        self.conn
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-            .optional()
     }
 }
 

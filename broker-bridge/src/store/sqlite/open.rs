@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -191,16 +191,11 @@ pub(super) fn log_of(path: &Path) -> Option<PathBuf> {
 
 /// Refuses what is there and no file, before anything opens it: a FIFO would wait for ever.
 fn check_kind(path: &Path) -> Result<(), OpenError> {
-    let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
-    let kind = found.file_type();
-    let what = match () {
-        () if kind.is_file() => return Ok(()),
-        () if kind.is_dir() => "a directory",
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
-    };
-    Err(OpenError::NotAFile { path: path.to_owned(), what })
+    match fieldpost_mqtt::instead_of_a_file(path) {
+        Ok(Some(what)) => Err(OpenError::NotAFile { path: path.to_owned(), what }),
+        // Whoever opens it says better what is wrong.
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 fn remove_left_over(path: &Path) -> std::io::Result<()> {
