@@ -2,9 +2,19 @@
 
 use fieldpost_demo::judge::read_only;
 use fieldpost_demo::world::DEVICE;
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{assert_clean, settings};
+
+on_each_broker! {
+    a_storage_that_stays_silent_is_an_alert_in_the_status_file_and_later_in_storage,
+    a_damaged_outbox_is_kept_a_new_one_begun_and_storage_is_told_what_is_missing,
+    an_outbox_that_is_deleted_under_a_running_gateway_is_an_alert,
+    a_bridge_with_another_storage_is_an_alert_and_can_be_trusted_on_purpose,
+    a_certificate_that_cannot_be_used_stops_no_recording,
+}
 
 /// Whether the status file shows an alert as raised now.
 fn raised(rig: &Rig, name: &str) -> anyhow::Result<bool> {
@@ -23,12 +33,12 @@ fn stored(rig: &Rig, name: &str, state: &str) -> anyhow::Result<bool> {
     Ok(conn.query_row(sql, [name, state], |row| row.get::<_, i64>(0))? > 0)
 }
 
-#[test]
-fn a_storage_that_stays_silent_is_an_alert_in_the_status_file_and_later_in_storage()
--> anyhow::Result<()> {
+fn a_storage_that_stays_silent_is_an_alert_in_the_status_file_and_later_in_storage(
+    broker: Broker,
+) -> anyhow::Result<()> {
     let mut impatient = settings();
     impatient.gateway.push(("alerts", "no_sync_ack_after = \"10s\"".to_owned()));
-    let mut rig = Rig::new(impatient)?;
+    let mut rig = Rig::on(broker, impatient)?;
     rig.world.start_gateway()?;
     rig.plug(20.0)?;
     wait_until("the alert", SOON, || raised(&rig, "no_sync_ack"))?;
@@ -41,10 +51,10 @@ fn a_storage_that_stays_silent_is_an_alert_in_the_status_file_and_later_in_stora
     Ok(())
 }
 
-#[test]
-fn a_damaged_outbox_is_kept_a_new_one_begun_and_storage_is_told_what_is_missing()
--> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_damaged_outbox_is_kept_a_new_one_begun_and_storage_is_told_what_is_missing(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.run(100.0)?;
     rig.world.gateway.take().expect("started above").kill()?;
     let accepted = rig.accepted()?;
@@ -72,9 +82,10 @@ fn a_damaged_outbox_is_kept_a_new_one_begun_and_storage_is_told_what_is_missing(
     Ok(())
 }
 
-#[test]
-fn an_outbox_that_is_deleted_under_a_running_gateway_is_an_alert() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn an_outbox_that_is_deleted_under_a_running_gateway_is_an_alert(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.world.start_gateway()?;
     rig.plug(20.0)?;
     let outbox = rig.world.outbox();
@@ -85,9 +96,10 @@ fn an_outbox_that_is_deleted_under_a_running_gateway_is_an_alert() -> anyhow::Re
     wait_until("the alert", SOON, || raised(&rig, "outbox_replaced"))
 }
 
-#[test]
-fn a_bridge_with_another_storage_is_an_alert_and_can_be_trusted_on_purpose() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_bridge_with_another_storage_is_an_alert_and_can_be_trusted_on_purpose(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.start(50.0)?;
     rig.wait_stored(50)?;
     // The broker, and with it the gateway's connection, stays.
@@ -112,9 +124,8 @@ fn a_bridge_with_another_storage_is_an_alert_and_can_be_trusted_on_purpose() -> 
     Ok(())
 }
 
-#[test]
-fn a_certificate_that_cannot_be_used_stops_no_recording() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_certificate_that_cannot_be_used_stops_no_recording(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     let key = rig.world.dir().join("certs").join(format!("{DEVICE}.key"));
     std::fs::copy(rig.world.dir().join("certs/operator.key"), &key)?;
     let error = rig.world.run_gateway(&["check"]).expect_err("refused").to_string();

@@ -10,11 +10,18 @@ use fieldpost_gateway::clock::Now;
 use fieldpost_gateway::serial::Measured;
 use fieldpost_mqtt::{Ca, ClientCertificate, Event, Options, Session, Tls};
 use fieldpost_protocol::{DeviceStatus, Live};
+use fieldpost_tests::broker::Broker;
 use fieldpost_tests::fill;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 use fieldpost_tests::series::series;
 
 use crate::settings;
+
+on_each_broker! {
+    a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_current,
+    a_full_outbox_takes_readings_again_as_soon_as_storage_has_what_it_holds,
+}
 
 const BACKLOG: u64 = 1_000_000;
 /// A live value is published every five seconds; twice that is not current any more.
@@ -39,10 +46,10 @@ fn fill_backlog(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_current()
--> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_current(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     fill_backlog(&rig.world.outbox())?;
     let bytes = std::fs::metadata(rig.world.outbox())?.len();
     println!("outbox: {:.2} bytes a reading on disk", bytes as f64 / BACKLOG as f64);
@@ -90,11 +97,12 @@ fn a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_curren
     Ok(())
 }
 
-#[test]
-fn a_full_outbox_takes_readings_again_as_soon_as_storage_has_what_it_holds() -> anyhow::Result<()> {
+fn a_full_outbox_takes_readings_again_as_soon_as_storage_has_what_it_holds(
+    broker: Broker,
+) -> anyhow::Result<()> {
     let mut small = settings();
     small.gateway.push(("outbox", "size_max = \"4MiB\"".to_owned()));
-    let mut rig = Rig::new(small)?;
+    let mut rig = Rig::on(broker, small)?;
     let filled = fill::until_full(&rig.world.outbox(), 4 << 20)?;
     rig.world.start_gateway()?;
     rig.plug(20.0)?;

@@ -3,14 +3,19 @@
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::settings;
 
-#[test]
-fn a_commit_is_one_fdatasync_and_no_fsync() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+on_each_broker! {
+    a_commit_is_one_fdatasync_and_no_fsync,
+}
+
+fn a_commit_is_one_fdatasync_and_no_fsync(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     let trace = rig.world.dir().join("trace");
     let gateway = rig.world.command("gateway");
     let mut child = Command::new("strace")

@@ -2,9 +2,17 @@
 
 use std::time::Duration;
 
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, pass};
 
 use crate::{assert_clean, settings};
+
+on_each_broker! {
+    a_broker_that_is_gone_for_fifteen_seconds_loses_nothing,
+    a_killed_gateway_loses_nothing_that_its_outbox_had,
+    a_killed_bridge_loses_nothing_and_stores_nothing_twice,
+}
 
 /// Lines a second in these tests.
 const RATE: f64 = 200.0;
@@ -13,14 +21,13 @@ const RATE: f64 = 200.0;
 /// last commit can be there.
 const UNACCEPTED_MAX: u64 = (RATE as u64) * 2;
 
-#[test]
-fn a_broker_that_is_gone_for_fifteen_seconds_loses_nothing() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_broker_that_is_gone_for_fifteen_seconds_loses_nothing(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.start(RATE)?;
     rig.wait_stored(400)?;
-    rig.world.stop_broker();
+    rig.stop_broker()?;
     pass(Duration::from_secs(15));
-    rig.world.start_broker()?;
+    rig.start_broker()?;
     let sent = rig.ledger.len();
     rig.wait_stored(sent)?;
     let found = rig.drain()?;
@@ -29,9 +36,8 @@ fn a_broker_that_is_gone_for_fifteen_seconds_loses_nothing() -> anyhow::Result<(
     Ok(())
 }
 
-#[test]
-fn a_killed_gateway_loses_nothing_that_its_outbox_had() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_killed_gateway_loses_nothing_that_its_outbox_had(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.start(RATE)?;
     let mut accepted_before = Vec::new();
     for round in 1..=3 {
@@ -62,9 +68,8 @@ fn a_killed_gateway_loses_nothing_that_its_outbox_had() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_killed_bridge_loses_nothing_and_stores_nothing_twice() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_killed_bridge_loses_nothing_and_stores_nothing_twice(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.start(RATE)?;
     for round in 1..=3 {
         rig.wait_stored(400 * round)?;

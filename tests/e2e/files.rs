@@ -6,10 +6,17 @@ use anyhow::Context as _;
 use fieldpost_demo::world::DEVICE;
 use fieldpost_mqtt::{Ca, ClientCertificate, Event, Message, Options, Qos, Session, Tls, Token};
 use fieldpost_protocol::{Topic, Topics};
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 use rusqlite::Connection;
 
 use crate::settings;
+
+on_each_broker! {
+    an_outbox_of_a_newer_gateway_is_refused_and_left_as_it_is,
+    a_batch_of_an_unknown_version_is_not_stored_and_an_alarm_says_to_update,
+}
 
 fn make_newer(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
     let conn = Connection::open(path)?;
@@ -18,9 +25,8 @@ fn make_newer(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(path)?)
 }
 
-#[test]
-fn an_outbox_of_a_newer_gateway_is_refused_and_left_as_it_is() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn an_outbox_of_a_newer_gateway_is_refused_and_left_as_it_is(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.world.start_gateway()?;
     rig.plug(50.0)?;
     wait_until("readings", SOON, || {
@@ -44,9 +50,10 @@ fn a_storage_of_a_newer_bridge_is_refused_and_left_as_it_is() -> anyhow::Result<
     Ok(())
 }
 
-#[test]
-fn a_batch_of_an_unknown_version_is_not_stored_and_an_alarm_says_to_update() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_batch_of_an_unknown_version_is_not_stored_and_an_alarm_says_to_update(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.world.start_bridge()?;
     // {"v": 2, "anything": "else"}
     let batch = b"\xa2\x61v\x02\x68anything\x64else".to_vec();

@@ -1,4 +1,7 @@
 //! The real programs, end to end, with the faults that the first users will meet.
+//!
+//! Each test in which a program connects runs twice: `on_embedded`, and `on_mosquitto` with TLS, client
+//! certificates, the access rules and the limits of `config/`. The demo has a broker of its own.
 
 #![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
 

@@ -4,13 +4,22 @@ use std::process::Command;
 
 use fieldpost_demo::judge::Watch;
 use fieldpost_demo::ledger::Ledger;
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{assert_clean, settings};
 
+on_each_broker! {
+    a_reading_a_second_is_in_storage_within_three_seconds,
+    a_thousand_readings_a_second_are_in_storage_within_three_seconds,
+    the_tail_answers_sqlite3_while_the_gateway_runs,
+    a_board_that_is_unplugged_is_an_alert_in_storage_and_goes_on_when_it_is_back,
+}
+
 /// Runs a board for `seconds` with the shipped defaults; returns p50 and p99 in ms.
-fn latency(rate: f64, seconds: u64) -> anyhow::Result<(u32, u32)> {
-    let mut rig = Rig::new(settings())?;
+fn latency(broker: Broker, rate: f64, seconds: u64) -> anyhow::Result<(u32, u32)> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.world.start_bridge()?;
     rig.world.wait_bridge_online(0)?;
     rig.world.start_gateway()?;
@@ -35,23 +44,22 @@ fn latency(rate: f64, seconds: u64) -> anyhow::Result<(u32, u32)> {
     Ok((p50, p99))
 }
 
-#[test]
-fn a_reading_a_second_is_in_storage_within_three_seconds() -> anyhow::Result<()> {
-    let (_, p99) = latency(1.0, 15)?;
+fn a_reading_a_second_is_in_storage_within_three_seconds(broker: Broker) -> anyhow::Result<()> {
+    let (_, p99) = latency(broker, 1.0, 15)?;
     assert!(p99 < 3_000, "p99 {p99} ms");
     Ok(())
 }
 
-#[test]
-fn a_thousand_readings_a_second_are_in_storage_within_three_seconds() -> anyhow::Result<()> {
-    let (_, p99) = latency(1_000.0, 15)?;
+fn a_thousand_readings_a_second_are_in_storage_within_three_seconds(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let (_, p99) = latency(broker, 1_000.0, 15)?;
     assert!(p99 < 3_000, "p99 {p99} ms");
     Ok(())
 }
 
-#[test]
-fn the_tail_answers_sqlite3_while_the_gateway_runs() -> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn the_tail_answers_sqlite3_while_the_gateway_runs(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.world.start_gateway()?;
     rig.plug(10.0)?;
     wait_until("three readings", SOON, || {
@@ -69,10 +77,10 @@ fn the_tail_answers_sqlite3_while_the_gateway_runs() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_board_that_is_unplugged_is_an_alert_in_storage_and_goes_on_when_it_is_back()
--> anyhow::Result<()> {
-    let mut rig = Rig::new(settings())?;
+fn a_board_that_is_unplugged_is_an_alert_in_storage_and_goes_on_when_it_is_back(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
     rig.start(20.0)?;
     rig.wait_stored(20)?;
     let board = rig.board.take().expect("plugged in above");

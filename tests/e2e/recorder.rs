@@ -2,15 +2,22 @@
 
 use std::time::Duration;
 
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{assert_clean, settings};
 
-#[test]
-fn what_was_recorded_without_a_broker_arrives_once_there_is_one() -> anyhow::Result<()> {
+on_each_broker! {
+    what_was_recorded_without_a_broker_arrives_once_there_is_one,
+}
+
+fn what_was_recorded_without_a_broker_arrives_once_there_is_one(
+    broker: Broker,
+) -> anyhow::Result<()> {
     let mut alone = settings();
     alone.broker = false;
-    let mut rig = Rig::new(alone)?;
+    let mut rig = Rig::on(broker, alone)?;
     rig.world.start_gateway()?;
     rig.plug(200.0)?;
     rig.wait_sent(600)?;

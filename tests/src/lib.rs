@@ -1,6 +1,7 @@
 //! The harness of the tests that run the real programs, and the fixed series that sizes
 //! are stated on.
 
+pub mod broker;
 pub mod disk;
 pub mod fill;
 pub mod mosquitto;

@@ -9,6 +9,7 @@ use fieldpost_demo::judge::{self, Found, OutboxWatch, Watch};
 use fieldpost_demo::ledger::Ledger;
 use fieldpost_demo::world::{External, Settings, World};
 
+use crate::broker::Broker;
 use crate::mosquitto::Mosquitto;
 
 /// How long something may take that takes a second on an idle machine.
@@ -61,6 +62,8 @@ pub struct Rig {
     pub ledger: Ledger,
     /// The board, once it is plugged in.
     pub board: Option<Board>,
+    /// The broker, where the rig owns one that is not the world's.
+    mosquitto: Option<Mosquitto>,
     dir: Option<tempfile::TempDir>,
 }
 
@@ -71,6 +74,46 @@ impl Rig {
     /// What [`World::new`] runs into.
     pub fn new(settings: Settings) -> anyhow::Result<Rig> {
         Rig::in_dir(tempfile::tempdir()?, settings)
+    }
+
+    /// The same on the broker of the caller's choice, which the rig owns.
+    ///
+    /// # Errors
+    /// What [`Rig::new`] and [`Rig::on_mosquitto`] run into.
+    pub fn on(broker: Broker, settings: Settings) -> anyhow::Result<Rig> {
+        match broker {
+            Broker::Embedded => Rig::new(settings),
+            Broker::Mosquitto => {
+                let (mut rig, mosquitto) = Rig::on_mosquitto(settings)?;
+                rig.mosquitto = Some(mosquitto);
+                Ok(rig)
+            }
+        }
+    }
+
+    /// Stops the broker: connections break, and everything that it held is gone.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub fn stop_broker(&mut self) -> anyhow::Result<()> {
+        match &mut self.mosquitto {
+            Some(mosquitto) => mosquitto.stop(),
+            None => {
+                self.world.stop_broker();
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts it again, on the same port.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_broker(&mut self) -> anyhow::Result<()> {
+        match &mut self.mosquitto {
+            Some(mosquitto) => mosquitto.run(),
+            None => self.world.start_broker(),
+        }
     }
 
     /// The same on a mosquitto of its own instead of the embedded broker.
@@ -91,7 +134,8 @@ impl Rig {
     /// What [`World::new`] runs into.
     pub fn in_dir(dir: tempfile::TempDir, settings: Settings) -> anyhow::Result<Rig> {
         let world = World::new(dir.path(), settings)?;
-        Ok(Rig { world, ledger: Ledger::default(), board: None, dir: Some(dir) })
+        let (board, mosquitto) = (None, None);
+        Ok(Rig { world, ledger: Ledger::default(), board, mosquitto, dir: Some(dir) })
     }
 
     /// Plugs a board in that sends `rate` lines a second.
