@@ -2,6 +2,7 @@
 //! are stated on.
 
 pub mod broker;
+pub mod client;
 pub mod disk;
 pub mod fill;
 pub mod mosquitto;
