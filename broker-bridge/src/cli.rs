@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use fieldpost_protocol::StoreId;
+use fieldpost_service::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -197,6 +198,10 @@ fn check(path: &Path, config: &Config) -> anyhow::Result<()> {
 
 fn run(config: Config, embedded_broker: bool) -> anyhow::Result<()> {
     start_log();
+    let service = Service::of_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "NOTIFY_SOCKET names a socket that cannot be had; nobody is told that this program runs");
+        Service::default()
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -216,7 +221,7 @@ fn run(config: Config, embedded_broker: bool) -> anyhow::Result<()> {
             let _ = stop.send(true);
             stop.closed().await;
         });
-        crate::run::run_with_broker(config, embedded_broker, shutdown).await
+        crate::run::run_with_broker(config, embedded_broker, service, shutdown).await
     })
 }
 

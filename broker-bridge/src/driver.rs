@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods, reason = "a driver: it reads the clock for the engine")]
 
 mod alarms;
+mod alive;
 mod queue;
 mod storage;
 
@@ -31,6 +32,7 @@ use crate::ingest::{Answer, Incoming};
 use crate::outbound::Outbound;
 use crate::store::StoreError;
 use alarms::AlarmLog;
+pub(crate) use alive::Alive;
 use queue::{Job, JobId};
 use storage::Report;
 pub(crate) use storage::StorageThread;
@@ -130,6 +132,7 @@ pub(crate) struct Driver {
     owed: BTreeSet<JobId>,
     outbound: Outbound,
     alarms: AlarmLog,
+    alive: Alive,
 }
 
 impl Driver {
@@ -141,6 +144,7 @@ impl Driver {
         storage: StorageThread,
         status: BridgeStatus,
         commit_within: Duration,
+        alive: Alive,
     ) -> Self {
         Driver {
             topics,
@@ -157,11 +161,14 @@ impl Driver {
             owed: BTreeSet::new(),
             outbound: Outbound::default(),
             alarms: AlarmLog::default(),
+            alive,
         }
     }
 
     /// Runs until it is asked to end, or cannot go on.
     pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), Failed> {
+        // The storage is open. No network is waited for.
+        self.alive.service.ready();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -188,10 +195,12 @@ impl Driver {
                     self.forget_late();
                     self.withdraw();
                     self.announce();
+                    self.tell_alive();
                 }
             }
             self.flush();
         };
+        self.alive.service.stopping();
         self.end().await;
         result
     }

@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use fieldpost_embedded_broker::{self as broker, EmbeddedBroker, TlsPaths};
 use fieldpost_mqtt as mqtt;
 use fieldpost_protocol::{BridgeStatus, Instance, PACKET_BYTES_MAX, Topic};
+use fieldpost_service::Service;
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{COMMIT_WITHIN, Driver, Inputs, Role, StorageThread};
+use crate::driver::{Alive, COMMIT_WITHIN, Driver, Inputs, Role, StorageThread};
 use crate::store::Identity;
 use crate::store::sqlite::{OpenError, SqliteStore};
 
@@ -22,7 +23,7 @@ use crate::store::sqlite::{OpenError, SqliteStore};
 /// A storage or certificate that cannot be used, a storage thread that has ended. A broker
 /// that cannot be reached is no error: it is tried again.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-    run_within(config, COMMIT_WITHIN, shutdown).await
+    run_told(config, COMMIT_WITHIN, Service::default(), shutdown).await
 }
 
 /// As [`run`], with another time than 10 s after which a message that is not committed is
@@ -36,7 +37,17 @@ pub async fn run_within(
     commit_within: Duration,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
+    run_told(config, commit_within, Service::default(), shutdown).await
+}
+
+async fn run_told(
+    config: Config,
+    commit_within: Duration,
+    mut service: Service,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     check_files(&config)?;
+    service.status(Duration::ZERO, "opening the storage; a large one that is due is checked");
     let Some(store) = open(&config.storage, shutdown.clone()).await? else { return Ok(()) };
     let Identity { store: id, r#gen } = store.identity()?;
     let instance = Instance(clock::random_id().context("asking the system for randomness")?);
@@ -55,7 +66,8 @@ pub async fn run_within(
         StorageThread::start(store, commit_within).context("starting the storage thread")?;
     let topics = config.broker.topics.clone();
     let sessions = [readings, events, out];
-    let driver = Driver::new(topics, config.name, sessions, storage, status, commit_within);
+    let alive = Alive::new(service);
+    let driver = Driver::new(topics, config.name, sessions, storage, status, commit_within, alive);
     let inputs =
         Inputs { readings: readings_events, events: events_events, out: out_events, shutdown };
     Ok(driver.run(inputs).await?)
@@ -94,7 +106,8 @@ async fn open(
     Ok(Some(store))
 }
 
-/// As [`run`]; with `embedded` first a broker in this process, by `[embedded_broker]`.
+/// As [`run`], and `service` hears of it; with `embedded` first a broker in this process, by
+/// `[embedded_broker]`.
 ///
 /// The bridge connects to its port by `broker.host` and the certificates of `[broker]`, as
 /// every other client does.
@@ -104,10 +117,11 @@ async fn open(
 pub async fn run_with_broker(
     mut config: Config,
     embedded: bool,
+    service: Service,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     if !embedded {
-        return run(config, shutdown).await;
+        return run_told(config, COMMIT_WITHIN, service, shutdown).await;
     }
     let settings = config.embedded_broker.clone();
     let tls = settings.tls.map(|tls| TlsPaths { ca: tls.ca, cert: tls.cert, key: tls.key });
@@ -121,7 +135,7 @@ pub async fn run_with_broker(
         listen = %broker.local_addr(),
         "embedded broker: any client may speak for any device; use mosquitto for anything but a closed box"
     );
-    let result = run(config, shutdown).await;
+    let result = run_told(config, COMMIT_WITHIN, service, shutdown).await;
     tokio::task::spawn_blocking(|| broker.stop()).await?;
     result
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use fieldpost_protocol::StoreId;
+use fieldpost_service::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::Targets;
@@ -107,6 +108,10 @@ fn run(config: &Config) -> anyhow::Result<()> {
     for warning in config.warnings.iter().chain(&warnings) {
         tracing::warn!("{warning}");
     }
+    let service = Service::of_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "NOTIFY_SOCKET names a socket that cannot be had; nobody is told that this program runs");
+        Service::default()
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -126,7 +131,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
             // Held, since a closed channel would look like no answer at all.
             stop.closed().await;
         });
-        crate::run::run(config.clone(), shutdown).await
+        crate::run::run(config.clone(), service, shutdown).await
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! One task, one loop: do what the engine asks for, then wait for the next thing to happen.
 
+mod alive;
 mod broker;
 mod health;
 mod publish;
@@ -25,6 +26,7 @@ use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
 use crate::serial::{Counters, PortEvent};
+pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
 
 /// How often health, live values and heartbeat are looked at.
@@ -89,6 +91,8 @@ pub(crate) struct Driver {
     pub(crate) status_file_failed: bool,
     /// What the outbox was told last.
     pub(crate) told_acked: Vec<(StreamKey, Seq)>,
+    /// What the service manager is told.
+    pub(crate) alive: Alive,
     /// The last report says that this gateway has stopped.
     pub(crate) ending: bool,
 }
@@ -284,6 +288,7 @@ impl Driver {
         let now = clock::boottime();
         self.judge_health(now);
         self.judge_connection(now);
+        self.tell_alive(now);
         if let Some((skew_ms, rtt)) = self.time_owed {
             // Without it the rows of an epoch cannot leave.
             self.learn_time(skew_ms, rtt).await?;

@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering;
 use anyhow::Context as _;
 use fieldpost_mqtt as mqtt;
 use fieldpost_protocol::{DeviceStatus, Severity, Topic};
+use fieldpost_service::Service;
 use tokio::sync::{mpsc, watch};
 
 use crate::alerts::Alerts;
 use crate::clock::{self, Now};
 use crate::config::Config;
-use crate::driver::{Broker, Driver, End, Inputs, PACKET_MAX, Port};
+use crate::driver::{Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
 use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
@@ -35,12 +36,16 @@ const PORT_EVENTS_MAX: usize = 64;
 /// Commits that wait for the driver to hear of them; then the intake waits.
 const COMMITTED_MAX: usize = 16;
 
-/// Runs the gateway until `shutdown` turns true.
+/// Runs the gateway until `shutdown` turns true; `service` hears of it.
 ///
 /// # Errors
 /// When the outbox cannot be opened, the broker's settings are unusable, or the outbox
 /// cannot go on.
-pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    service: Service,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let now = Now::read();
     let (outbox, recovered) = open_outbox(&config, now)?;
@@ -144,11 +149,15 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         used_bytes,
         status_file_failed: false,
         told_acked: Vec::new(),
+        alive: Alive::new(service),
         ending: false,
         config: config.clone(),
     };
     let mut inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
+    // Neither a network nor a port is waited for: it records from here on.
+    driver.alive.service.ready();
     let end = driver.run(&mut inputs).await;
+    driver.alive.service.stopping();
 
     // The driver no longer listens to commits, so the last ones must not wait for it. The
     // session's events it keeps: a session that nobody listens to says no goodbye.

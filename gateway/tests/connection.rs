@@ -147,7 +147,8 @@ async fn an_orderly_end_says_goodbye_to_the_broker() {
         publishes(&mut seen, 2).await;
         stop.send_replace(true);
     };
-    let (ended, ()) = tokio::join!(fieldpost_gateway::run::run(config, shutdown), ask);
+    let (ended, ()) =
+        tokio::join!(fieldpost_gateway::run::run(config, Default::default(), shutdown), ask);
     ended.unwrap();
     let kinds = broker.join().unwrap();
     assert_eq!(kinds.last(), Some(&DISCONNECT), "{kinds:?}");
@@ -183,7 +184,8 @@ async fn a_connection_that_takes_nothing_more_is_not_asked_a_thousand_times_a_se
         stop.send_replace(true);
         used
     };
-    let (ended, used) = tokio::join!(fieldpost_gateway::run::run(config, shutdown), watch);
+    let (ended, used) =
+        tokio::join!(fieldpost_gateway::run::run(config, Default::default(), shutdown), watch);
     ended.unwrap();
     broker.join().unwrap();
     assert!(used < 100, "{used} in a second");

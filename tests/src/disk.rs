@@ -105,6 +105,16 @@ impl Disk {
         run(Command::new("mount").args(["-o", "remount,abort"]).arg(self.path()))
     }
 
+    /// Whoever writes waits from now on, until the value that this returns is dropped: a card that
+    /// answers no more.
+    ///
+    /// # Errors
+    /// What `fsfreeze` says.
+    pub fn freeze(&self) -> anyhow::Result<Frozen> {
+        run(Command::new("fsfreeze").arg("--freeze").arg(self.path()))?;
+        Ok(Frozen(self.path()))
+    }
+
     /// The next start of the machine, after a cut.
     ///
     /// # Errors
@@ -122,6 +132,16 @@ impl Disk {
         self.unmount()?;
         self.make()?;
         self.mount()
+    }
+}
+
+/// A disk on which everybody waits who writes. Processes that do cannot even be killed: it has to be
+/// dropped before they are.
+pub struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
     }
 }
 

@@ -36,6 +36,10 @@ struct Inner {
     jobs: VecDeque<Job>,
     bytes: usize,
     closed: bool,
+    /// The storage thread waits for messages.
+    idle: bool,
+    /// How often it has come by.
+    turns: u64,
 }
 
 impl Queue {
@@ -66,9 +70,12 @@ impl Queue {
     /// Waits for messages and takes up to `max`. Empty: the queue is closed.
     pub(crate) fn take(&self, max: usize) -> Vec<Job> {
         let mut inner = self.lock();
+        inner.turns += 1;
         while inner.jobs.is_empty() && !inner.closed {
+            inner.idle = true;
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
+        inner.idle = false;
         if inner.closed {
             return Vec::new();
         }
@@ -80,7 +87,8 @@ impl Queue {
 
     /// Waits, unless the queue is closed meanwhile.
     pub(crate) fn pause(&self, time: Duration) {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.turns += 1;
         let waited = self.changed.wait_timeout_while(inner, time, |inner| !inner.closed);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
@@ -92,6 +100,12 @@ impl Queue {
         inner.jobs.clear();
         inner.bytes = 0;
         self.changed.notify_all();
+    }
+
+    /// How often the storage thread has come by; `None` while it waits and there is nothing for it.
+    pub(crate) fn turns(&self) -> Option<u64> {
+        let inner = self.lock();
+        (!inner.idle || !inner.jobs.is_empty()).then_some(inner.turns)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

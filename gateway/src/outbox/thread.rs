@@ -40,6 +40,16 @@ impl OutboxThread {
         (OutboxThread { jobs }, end)
     }
 
+    /// Asks the thread for a sign of life; it answers after the jobs before.
+    pub fn ask(&self) -> Result<oneshot::Receiver<()>, Gone> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |_| {
+            let _ = answer.send(());
+        });
+        self.jobs.send(job).map_err(|_| Gone)?;
+        Ok(answered)
+    }
+
     /// Runs a job on the outbox and returns what it returns.
     pub async fn call<T: Send + 'static>(
         &self,
