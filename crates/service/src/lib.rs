@@ -5,9 +5,10 @@
 //! WATCHDOG_USEC = 60000000                WATCHDOG=1 at least so often, or the program is ended
 //! ```
 //!
-//! Always true here: no call waits, and none reads a clock: `now` is of any that is never set. A manager that takes nothing must not stop what a program is
-//! for; what it misses is said again. That is why this is not the crate `sd-notify` (small, well
-//! kept, and its `send` blocks): a gateway would hang with a frozen manager, some minutes later.
+//! Always true here: no call waits, and none reads a clock: `now` is of any that is never set.
+//! A manager that takes nothing must not stop what a program is for; what it misses is said again.
+//! That is why this is not the crate `sd-notify` (small, well kept, and its `send` blocks): a
+//! gateway would hang with a frozen manager, some minutes later.
 
 use std::ffi::OsString;
 use std::io;
