@@ -108,6 +108,7 @@ pub async fn run(
         let run = system::run(
             config.system.interval,
             config.outbox.path.clone(),
+            ports.iter().map(|port| (port.name.clone(), port.counters.clone())).collect(),
             clock::boottime_ms,
             readings_in.clone(),
         );
