@@ -1,0 +1,97 @@
+//! What the Arduino library costs, and where it compiles.
+
+use fieldpost_gateway::serial::crc16;
+use fieldpost_tests::avr::{Size, Target, library};
+
+use crate::tools;
+
+/// The example's readings, by `Serial` alone.
+const BARE: &str = r#"
+const unsigned long EVERY_MS = 100;
+unsigned long next = 0;
+void setup() { Serial.begin(115200); }
+void loop() {
+    if ((long)(millis() - next) < 0) return;
+    next += EVERY_MS;
+    Serial.print(F("fruiting temp="));
+    Serial.print(analogRead(A0) * 0.1 - 20.0, 1);
+    Serial.print(F(" humidity="));
+    Serial.println(analogRead(A1) / 10);
+}
+"#;
+
+/// The figures of a row of the README's table: `| name | 1,071 | 83 |`.
+fn stated(readme: &str, row: &str) -> Size {
+    let line = readme.lines().find(|line| line.starts_with(&format!("| {row}")));
+    let line = line.unwrap_or_else(|| panic!("the README has no row {row:?}"));
+    let figures: Vec<u64> =
+        line.split('|').filter_map(|cell| cell.trim().replace(',', "").parse().ok()).collect();
+    let [flash, ram] = figures[..] else { panic!("two figures in {line:?}") };
+    Size { flash, ram }
+}
+
+#[test]
+fn memory_is_what_the_readme_states() -> anyhow::Result<()> {
+    let readme = std::fs::read_to_string(library().join("../README.md"))?;
+    let dir = tempfile::tempdir()?;
+    let sketch = dir.path().join("bare.ino");
+    std::fs::write(&sketch, BARE)?;
+    let bare = tools().size(&tools().build(&sketch, dir.path())?)?;
+    let example = library().join("examples/Greenhouse/Greenhouse.ino");
+    let whole = tools().size(&tools().build(&example, dir.path())?)?;
+    let alone = tools().size(&tools().compile_library(Target::Uno, dir.path(), false)?)?;
+    println!("bare {bare:?}, whole {whole:?}, library alone {alone:?}");
+    // What a Fieldpost object takes is in nobody's section but the sketch's.
+    let object = stated(&readme, "the library").ram;
+    for (row, seen) in [
+        ("the library", Size { ram: object, ..alone }),
+        ("the example without", bare),
+        ("the example *Greenhouse*", whole),
+    ] {
+        let stated = stated(&readme, row);
+        // Another compiler's code is a little longer or shorter.
+        let near = |stated: u64, seen: u64| stated.abs_diff(seen) <= stated / 20;
+        assert!(
+            near(stated.flash, seen.flash) && near(stated.ram, seen.ram),
+            "{row}: {seen:?}, and the README says {stated:?}"
+        );
+    }
+    assert!(whole.ram - bare.ram >= object, "an object of {object} bytes is in {whole:?}");
+    Ok(())
+}
+
+#[test]
+fn the_examples_compile_for_boards_with_other_serial_ports() -> anyhow::Result<()> {
+    for example in ["Greenhouse", "TwoWires"] {
+        let sketch = library().join(format!("examples/{example}/{example}.ino"));
+        for target in [Target::Uno, Target::Mega, Target::Leonardo] {
+            let dir = tempfile::tempdir()?;
+            tools().check(target, &sketch, dir.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_line_that_is_shown_has_the_checksum_that_it_shows() -> anyhow::Result<()> {
+    let mut shown = 0;
+    for file in ["../README.md", "src/Fieldpost.h", "examples/Greenhouse/Greenhouse.ino"] {
+        let text = std::fs::read_to_string(library().join(file))?;
+        for (at, _) in text.match_indices('*') {
+            let sum = text.get(at + 1..at + 5).unwrap_or_default();
+            if !sum.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F')) || sum.len() < 4
+            {
+                continue;
+            }
+            // It begins where the comment or the code span around it does.
+            let start = ["//", "`", "\n", ": "]
+                .iter()
+                .filter_map(|begin| Some(text[..at].rfind(begin)? + begin.len()));
+            let line = text[start.max().unwrap_or(0)..at].trim();
+            assert_eq!(sum, format!("{:04X}", crc16(line.as_bytes())), "{file}: {line:?}");
+            shown += 1;
+        }
+    }
+    assert!(shown >= 8, "only {shown} lines were found");
+    Ok(())
+}
