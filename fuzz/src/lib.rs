@@ -36,6 +36,7 @@ impl Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "line", run: targets::frame::line },
     Target { name: "json", run: targets::frame::json },
+    Target { name: "foreign", run: targets::frame::foreign },
     Target { name: "envelope", run: targets::payload::envelope },
     Target { name: "readings", run: targets::payload::readings },
     Target { name: "event", run: targets::payload::event },

@@ -16,6 +16,7 @@ use tracing_subscriber::prelude::*;
 use crate::clock::{self, Now};
 use crate::config::{Config, TEMPLATE, process_environment};
 use crate::outbox::{Outbox, Trusted};
+use crate::serial::Place;
 use crate::status::Printed;
 
 /// Reads sensors on serial ports, keeps every reading until storage has it.
@@ -49,6 +50,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Sends lines to a port of the running gateway that is a socket, for scripts.
+    Send {
+        /// One line, such as 'attic temp=24.5'; `-` takes lines from the standard input.
+        line: String,
+        /// Which port, where several are sockets.
+        #[arg(long)]
+        port: Option<String>,
+    },
+    /// Closes a serial port for a while, so that a new sketch can be written to its board.
+    Release {
+        /// Its name.
+        port: String,
+        /// For so long, up to 1h; 0s opens it again at once.
+        #[arg(default_value = "60s")]
+        time: String,
+    },
     /// Prints every reading that the outbox holds, one JSON object a line. Stop the gateway first.
     Readings,
     /// Trusts another storage from now on. Stop the gateway first.
@@ -76,6 +93,8 @@ fn execute(cli: &Cli) -> anyhow::Result<()> {
         Command::Run => run(&load(&cli.config)?),
         Command::Check => check(&cli.config),
         Command::Status { json } => status(&load(&cli.config)?, *json),
+        Command::Send { line, port } => send(&load(&cli.config)?, line, port.as_deref()),
+        Command::Release { port, time } => release(&load(&cli.config)?, port, time),
         Command::Readings => readings(&load(&cli.config)?),
         Command::TrustStore { store } => trust_store(&load(&cli.config)?, *store),
     }
@@ -90,6 +109,11 @@ fn check(path: &Path) -> anyhow::Result<()> {
     let warnings = config.check_files()?;
     for warning in config.warnings.iter().chain(&warnings) {
         eprintln!("warning: {warning}");
+    }
+    for port in &config.ports {
+        for hint in crate::serial::hints(Path::new("/"), &port.place) {
+            eprintln!("warning: port {}: {hint}", port.name);
+        }
     }
     if let Some(options) = crate::run::session_options(&config) {
         options.check().context("[broker]")?;
@@ -162,6 +186,65 @@ fn status(config: &Config, json: bool) -> anyhow::Result<()> {
     let printed: Printed =
         serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
     print(&printed.text(clock::wall_ms(), &|pid| Path::new(&format!("/proc/{pid}")).exists()))
+}
+
+/// What is refused goes to the standard error, and the status tells.
+fn send(config: &Config, line: &str, port: Option<&str>) -> anyhow::Result<()> {
+    let socket = socket_of(config, port)?;
+    let given = || std::iter::once(Ok(line.to_owned()));
+    let read = || std::io::stdin().lines();
+    let lines: Box<dyn Iterator<Item = std::io::Result<String>>> =
+        if line == "-" { Box::new(read()) } else { Box::new(given()) };
+    let mut unreadable = None;
+    let lines = lines.map_while(|line| line.map_err(|error| unreadable = Some(error)).ok());
+    let lines = lines.filter(|line| !line.trim().is_empty());
+    let answers = crate::local::exchange(socket, lines).map_err(anyhow::Error::msg)?;
+    if let Some(error) = unreadable {
+        return Err(error).context("reading the standard input");
+    }
+    let refused: Vec<&String> =
+        answers.iter().filter(|answer| answer.starts_with("refused")).collect();
+    for answer in &refused {
+        eprintln!("{answer}");
+    }
+    match (answers.len(), refused.len()) {
+        (0, _) => anyhow::bail!("nothing was sent: there is no line"),
+        (_, 0) => Ok(()),
+        (all, refused) => anyhow::bail!("{refused} of {all} lines were refused"),
+    }
+}
+
+fn socket_of<'c>(config: &'c Config, port: Option<&str>) -> anyhow::Result<&'c Path> {
+    let sockets: Vec<(&str, &Path)> = config
+        .ports
+        .iter()
+        .filter_map(|port| match &port.place {
+            Place::Socket(path) => Some((&*port.name, path.as_path())),
+            Place::Device { .. } => None,
+        })
+        .collect();
+    let names = sockets.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    match (&sockets[..], port) {
+        ([], _) => anyhow::bail!(
+            "no port of this configuration is a socket: add a [[port]] with name = \"script\" and socket = \"/run/fieldpost/readings.sock\""
+        ),
+        ([(_, path)], None) => Ok(path),
+        (_, None) => {
+            anyhow::bail!("several ports are sockets; name one of them by --port: {names}")
+        }
+        (_, Some(port)) => sockets
+            .iter()
+            .find(|(name, _)| *name == port)
+            .map(|(_, path)| *path)
+            .with_context(|| format!("no port {port:?} is a socket; those that are: {names}")),
+    }
+}
+
+fn release(config: &Config, port: &str, time: &str) -> anyhow::Result<()> {
+    let socket = config.control.socket.as_deref();
+    let socket = socket.context("[control] socket is \"\": this gateway cannot be asked")?;
+    let done = crate::control::ask(socket, &format!("release {port} {time}"));
+    print(&format!("{}\n", done.map_err(anyhow::Error::msg)?))
 }
 
 /// Says so if something was damaged: the gateway's own alert will not.

@@ -11,6 +11,7 @@ mod allowed;
 mod error;
 mod files;
 mod keys;
+mod port;
 mod read;
 mod section;
 mod units;
@@ -50,6 +51,8 @@ pub struct Config {
     pub alerts: Alerts,
     /// What it says about itself.
     pub status: Status,
+    /// How a person at the machine talks to it.
+    pub control: Control,
     /// What the numbers mean: name, location, units.
     pub meta: Meta,
     /// What is allowed and yet deserves a look. Each is a sentence for a person.
@@ -150,6 +153,13 @@ pub struct Status {
     pub file: Option<PathBuf>,
     /// Time between two messages on `devices/<id>/status`.
     pub heartbeat: Duration,
+}
+
+/// `[control]`
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// The Unix socket for `fieldpost-gateway release`; `None` for none.
+    pub socket: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::engine::{Engine, Notice};
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
-use crate::serial::{Counters, PortEvent};
+use crate::serial::{Counters, PortConfig, PortEvent};
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
 
@@ -39,7 +39,18 @@ pub(crate) struct Port {
     pub(crate) name: Arc<str>,
     pub(crate) path: PathBuf,
     pub(crate) open: bool,
+    /// Closed because somebody has asked for it.
+    pub(crate) released: bool,
+    /// What a person should do, and how many lines were taken when it was said.
+    pub(crate) hint: Option<(String, u64)>,
     pub(crate) counters: Arc<Counters>,
+}
+
+impl Port {
+    pub(crate) fn new(config: &PortConfig, counters: Arc<Counters>) -> Self {
+        let (name, path) = (config.name.clone(), config.place.path().to_owned());
+        Port { name, path, open: false, released: false, hint: None, counters }
+    }
 }
 
 /// The channels that the driver listens on.

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::alerts::Alerts;
 use crate::clock::{self, Now};
 use crate::config::Config;
+use crate::control;
 use crate::driver::{Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
 use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
@@ -95,13 +96,7 @@ pub async fn run(
             readings_in.clone(),
             port_events_in.clone(),
         );
-        let counters = handle.counters.clone();
-        ports.push(Port {
-            name: port.name.clone(),
-            path: port.path.clone(),
-            open: false,
-            counters,
-        });
+        ports.push(Port::new(port, handle.counters.clone()));
         handles.push(handle);
     }
     let system = config.system.enabled.then(|| {
@@ -115,6 +110,9 @@ pub async fn run(
         tokio::spawn(run)
     });
     drop(readings_in);
+    let releasers = handles.iter().map(|handle| handle.releaser.clone()).collect();
+    let control =
+        config.control.socket.clone().map(|path| tokio::spawn(control::run(path, releasers)));
 
     let settings = engine::Settings {
         publish_interval: config.publish.publish_interval,
@@ -164,6 +162,11 @@ pub async fn run(
     // session's events it keeps: a session that nobody listens to says no goodbye.
     let Inputs { session: session_events, committed, .. } = inputs;
     drop(committed);
+    if let Some(control) = control {
+        control.abort();
+        // So that its socket is gone when the process is.
+        let _ = control.await;
+    }
     stop_sources(handles, system).await;
     driver.finish().await.ok();
     drop((driver, session_events));

@@ -99,6 +99,11 @@ pub struct PortReport {
     pub path: PathBuf,
     /// Whether it is open.
     pub open: bool,
+    /// Whether it is closed because somebody has asked for it.
+    pub released: bool,
+    /// What a person should do, since its lines are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     /// What it counted.
     #[serde(flatten)]
     pub counted: CountersNow,
@@ -185,6 +190,10 @@ struct PrintedPort {
     path: PathBuf,
     open: bool,
     #[serde(default)]
+    released: bool,
+    #[serde(default)]
+    hint: Option<String>,
+    #[serde(default)]
     lines_lost: u64,
 }
 
@@ -232,7 +241,11 @@ impl Printed {
             readings.dropped
         );
         for port in &self.ports {
-            let open = if port.open { "open" } else { "NOT OPEN" };
+            let open = match (port.open, port.released) {
+                (true, _) => "open",
+                (false, true) => "RELEASED",
+                (false, false) => "NOT OPEN",
+            };
             let _ = writeln!(
                 text,
                 "port      {} {} {open}, {} lines lost",
@@ -240,6 +253,9 @@ impl Printed {
                 port.path.display(),
                 port.lines_lost
             );
+            if let Some(hint) = &port.hint {
+                let _ = writeln!(text, "          {hint}");
+            }
         }
         for alert in &self.alerts {
             let _ = writeln!(

@@ -45,7 +45,8 @@ struct Outcome {
 #[test]
 fn of_100_000_damaged_lines_none_becomes_a_wrong_reading() {
     let seed = seed();
-    let outcome = run(&mut Rng::with_seed(seed), DAMAGED_LINES, Format::Native, Checksum::Required);
+    let outcome =
+        run(&mut Rng::with_seed(seed), DAMAGED_LINES, &Format::Native, Checksum::Required);
     let wrong_max = if seed == SEED { 0 } else { WRONG_MAX_BY_CHANCE };
     let wrong = &outcome.wrong[..outcome.wrong.len().min(10)];
     assert!(outcome.wrong.len() <= wrong_max, "seed {seed}: never sent: {wrong:#?}");
@@ -69,7 +70,7 @@ fn of_100_000_damaged_lines_none_becomes_a_wrong_reading() {
 #[test]
 fn damaged_lines_crash_no_port_whatever_its_settings() {
     let seed = seed();
-    for format in [Format::Native, Format::Json] {
+    for format in [&Format::Native, &Format::Json] {
         for checksum in [Checksum::Required, Checksum::Optional] {
             let outcome = run(&mut Rng::with_seed(seed), DAMAGED_LINES / 5, format, checksum);
             assert!(outcome.bytes_held_max <= FRAME_BYTES_MAX);
@@ -86,7 +87,7 @@ fn seed() -> u64 {
 }
 
 /// Sends lines until so many of them were damaged.
-fn run(rng: &mut Rng, lines: usize, format: Format, checksum: Checksum) -> Outcome {
+fn run(rng: &mut Rng, lines: usize, format: &Format, checksum: Checksum) -> Outcome {
     let counters = Arc::new(Counters::default());
     let mut decoder = Decoder::new(port(format, checksum), counters.clone());
     let mut sent = HashSet::new();
@@ -133,7 +134,8 @@ fn run(rng: &mut Rng, lines: usize, format: Format, checksum: Checksum) -> Outco
     }
     outcome.now = counters.snapshot();
     println!(
-        "{format}, checksum {checksum}: {} damaged and {} whole lines: {} readings, {} of them wrong; {:?}",
+        "{}, checksum {checksum}: {} damaged and {} whole lines: {} readings, {} of them wrong; {:?}",
+        format.word(),
         outcome.damaged,
         outcome.whole,
         outcome.readings,
@@ -143,15 +145,8 @@ fn run(rng: &mut Rng, lines: usize, format: Format, checksum: Checksum) -> Outco
     outcome
 }
 
-fn port(format: Format, checksum: Checksum) -> PortConfig {
-    PortConfig {
-        name: "port".into(),
-        path: "/dev/null".into(),
-        baud: 115_200,
-        format,
-        checksum,
-        reset_on_open: true,
-    }
+fn port(format: &Format, checksum: Checksum) -> PortConfig {
+    PortConfig { format: format.clone(), checksum, ..PortConfig::new("port", "/dev/null") }
 }
 
 fn reading(decoded: Decoded) -> Option<String> {
@@ -161,11 +156,12 @@ fn reading(decoded: Decoded) -> Option<String> {
         }
         // Lines are hit that happen to become another kind of line; those carry no reading.
         Decoded::Boot(_) | Decoded::Answer(_) | Decoded::Hint(_) => None,
+        Decoded::Ignored | Decoded::Refused(_) => None,
     }
 }
 
 /// A line as boards send it, and in `sent` the reading that it stands for.
-fn line(rng: &mut Rng, format: Format, sent: &mut HashSet<String>) -> String {
+fn line(rng: &mut Rng, format: &Format, sent: &mut HashSet<String>) -> String {
     let mut tenths = |range| {
         let value = rng.u32(range);
         format!("{}.{}", value / 10, value % 10)
@@ -185,6 +181,7 @@ fn line(rng: &mut Rng, format: Format, sent: &mut HashSet<String>) -> String {
         }
         Format::Json if source.is_empty() => format!("{{{values}}}"),
         Format::Json => format!(r#"{{"source":"{source}",{values}}}"#),
+        other => panic!("no board here writes {}", other.word()),
     };
     if rng.bool() {
         text.push_str(&format!(" #{}", rng.u32(..)));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fieldpost_gateway::serial::{Checksum, Counters, Decoded, Decoder, Format, PortConfig, crc16};
+use fieldpost_gateway::serial::{
+    Checksum, Counters, Decoded, Decoder, Field, Format, Pattern, PortConfig, crc16,
+};
 use fieldpost_protocol::{
     BODY_BYTES_DECODED_MAX, FRAME_BYTES_MAX, Reading, Value, check_metric, check_source,
 };
@@ -17,34 +19,55 @@ pub(crate) fn json(bytes: &[u8]) {
     frames(bytes, Format::Json);
 }
 
+/// The formats of others, chosen by the first byte.
+pub(crate) fn foreign(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    match choice % 6 {
+        0 => frames(bytes, Format::Plotter),
+        1 => frames(bytes, Format::Influx),
+        2 => frames(bytes, Format::Regex(patterns())),
+        3 => unverified(bytes, Format::Regex(patterns()), Checksum::Nmea),
+        4 => unverified(bytes, Format::Cobs(Vec::new()), Checksum::None),
+        _ => unverified(bytes, Format::Cobs(fields()), Checksum::None),
+    }
+}
+
+fn patterns() -> Vec<Pattern> {
+    let texts = ["^T=(?<temp>[^ ]+)( (?<hum>.*))?$", r"^\$(?<source>[A-Z]+),(?<a>[^,]*),(?<b>.*)$"];
+    texts.map(|text| Pattern::of_metrics(text).expect("a good pattern")).into()
+}
+
+fn fields() -> Vec<Field> {
+    let texts = ["a:u8", "b:i16", "_:u8", "c:f32", "d:bool"];
+    texts.map(|text| text.parse().expect("a good field")).into()
+}
+
 fn frames(bytes: &[u8], format: Format) {
-    let whole = decoded(format, Checksum::Optional, &[bytes]);
-    let readings: Vec<Reading> = whole.iter().filter_map(measured).collect();
-    readings.iter().for_each(obeys_the_rules);
-    travel(&readings);
-    let (front, back) = bytes.split_at(bytes.len() / 2);
-    let halves = decoded(format, Checksum::Optional, &[front, back]);
-    assert_eq!(format!("{whole:?}"), format!("{halves:?}"), "it matters how the bytes come");
+    unverified(bytes, format.clone(), Checksum::Optional);
     // A guess never hits the checksum: so each line is given a right one.
     let mut sealed = b"\n".to_vec();
     for line in bytes.split(|byte| matches!(byte, b'\n' | b'\r')) {
         sealed.extend_from_slice(line);
         sealed.extend_from_slice(format!("*{:04X}\n", crc16(line)).as_bytes());
     }
-    decoded(format, Checksum::Required, &[&sealed]);
+    decoded(&format, Checksum::Required, &[&sealed]);
+}
+
+fn unverified(bytes: &[u8], format: Format, checksum: Checksum) {
+    let whole = decoded(&format, checksum, &[bytes]);
+    let readings: Vec<Reading> = whole.iter().filter_map(measured).collect();
+    readings.iter().for_each(obeys_the_rules);
+    travel(&readings);
+    let (front, back) = bytes.split_at(bytes.len() / 2);
+    let halves = decoded(&format, checksum, &[front, back]);
+    assert_eq!(format!("{whole:?}"), format!("{halves:?}"), "it matters how the bytes come");
 }
 
 /// Feeds a port with the pieces, and holds what it has counted against what comes of them.
-fn decoded(format: Format, checksum: Checksum, pieces: &[&[u8]]) -> Vec<Decoded> {
+fn decoded(format: &Format, checksum: Checksum, pieces: &[&[u8]]) -> Vec<Decoded> {
     let counters = Arc::new(Counters::default());
-    let port = PortConfig {
-        name: "port".into(),
-        path: "/dev/null".into(),
-        baud: 115_200,
-        format,
-        checksum,
-        reset_on_open: true,
-    };
+    let port =
+        PortConfig { format: format.clone(), checksum, ..PortConfig::new("port", "/dev/null") };
     let mut decoder = Decoder::new(port, counters.clone());
     let mut all = Vec::new();
     for piece in pieces {
@@ -52,9 +75,15 @@ fn decoded(format: Format, checksum: Checksum, pieces: &[&[u8]]) -> Vec<Decoded>
     }
     assert!(decoder.bytes_held() <= FRAME_BYTES_MAX);
     let now = counters.snapshot();
-    let taken = all.iter().filter(|decoded| !matches!(decoded, Decoded::Hint(_))).count();
-    assert_eq!(now.frames, taken as u64, "taken and counted are not the same");
-    assert!(checksum == Checksum::Optional || now.unverified == 0);
+    let count = |is: fn(&Decoded) -> bool| all.iter().filter(|decoded| is(decoded)).count() as u64;
+    let taken = |decoded: &Decoded| {
+        matches!(decoded, Decoded::Reading { .. } | Decoded::Boot(_) | Decoded::Answer(_))
+    };
+    assert_eq!(now.frames, count(taken), "taken and counted are not the same");
+    assert_eq!(now.refused(), count(|decoded| matches!(decoded, Decoded::Refused(_))));
+    assert_eq!(now.ignored, count(|decoded| matches!(decoded, Decoded::Ignored)));
+    let verifies = matches!(checksum, Checksum::Required | Checksum::Nmea);
+    assert!(!verifies || now.unverified == 0);
     all
 }
 

@@ -35,6 +35,11 @@ pub(super) fn number<T: FromStr + PartialOrd + Display>(
     }
 }
 
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "write a number, such as 0.1".to_owned())
+}
+
 pub(super) fn duration(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> {

@@ -1,17 +1,15 @@
 //! The keys of each section: name, default and range.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-use fieldpost_protocol::{BATCH_READINGS_MAX, Topics, check_source};
+use fieldpost_protocol::{BATCH_READINGS_MAX, Topics};
 
 use super::allowed::{boolean, duration, filled, host, number, parsed, path, size, when_full};
 use super::section::{Kind, Section};
 use super::{
-    Alerts, Broker, Ca, ClientCertificate, Device, Login, Outbox, Password, PortConfig, Publish,
+    Alerts, Broker, Ca, ClientCertificate, Control, Device, Login, Outbox, Password, Publish,
     Status, System, Tls,
 };
-use crate::serial::{Checksum, Format};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -164,48 +162,6 @@ fn login(section: &mut Section<'_>) -> Option<Login> {
     }
 }
 
-/// One `[[port]]`, whose name and path no other has; `None` is reported.
-pub(super) fn port(mut section: Section<'_>, others: &[PortConfig]) -> Option<PortConfig> {
-    let name = "name the port; lines that name no source get this one, such as name = \"fruiting\"";
-    let name = section.required("name", Kind::Text, name, |text| {
-        check_source(text).map_err(|error| error.to_string())?;
-        Ok(text.to_owned())
-    });
-    let next = "write the device's path, such as path = \"/dev/serial/by-id/...\"; `ls /dev/serial/by-id` shows what is plugged in";
-    let device = section.required("path", Kind::Text, next, path);
-    let baud = section.or("baud", Kind::Number, "115200", number(50..=4_000_000));
-    let format = section.or("format", Kind::Text, "native", Format::from_str);
-    let checksum_default = match format {
-        Format::Native => "required",
-        Format::Json => "optional",
-    };
-    let checksum = section.or("checksum", Kind::Text, checksum_default, Checksum::from_str);
-    let reset_on_open = section.or("reset_on_open", Kind::Bool, "true", boolean);
-    let (Some(name), Some(device)) = (name, device) else {
-        section.finish();
-        return None;
-    };
-    if others.iter().any(|other| *other.name == *name) {
-        section.conflict("name", &format!("two ports are named {name:?}; give each its own name"));
-    }
-    if let Some(other) = others.iter().find(|other| other.path == device) {
-        let why =
-            format!("the port {:?} has the same path; a device can be read only once", other.name);
-        section.conflict("path", &why);
-    }
-    let renamed = ["/dev/ttyUSB", "/dev/ttyACM"]
-        .iter()
-        .any(|start| device.to_string_lossy().starts_with(start));
-    if renamed {
-        section.warn(&format!(
-            "path = {:?}: this name may belong to another device after the next start; `ls -l /dev/serial/by-id` shows the stable one",
-            device.display()
-        ));
-    }
-    section.finish();
-    Some(PortConfig { name: name.into(), path: device, baud, format, checksum, reset_on_open })
-}
-
 /// `[system]`
 pub(super) fn system(mut section: Section<'_>) -> System {
     let enabled = section.or("enabled", Kind::Bool, "true", boolean);
@@ -234,4 +190,15 @@ pub(super) fn status(mut section: Section<'_>) -> Status {
     let heartbeat = section.or("heartbeat", Kind::Text, "60s", duration(5 * SECOND..=HOUR));
     section.finish();
     Status { file, heartbeat }
+}
+
+/// `[control]`
+pub(super) fn control(mut section: Section<'_>) -> Control {
+    let socket =
+        section.or("socket", Kind::Text, "/run/fieldpost/control.sock", |text| match text {
+            "" => Ok(None),
+            text => path(text).map(Some),
+        });
+    section.finish();
+    Control { socket }
 }

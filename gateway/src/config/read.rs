@@ -8,10 +8,12 @@ use toml::{Table, Value};
 
 use super::allowed::filled;
 use super::section::{Kind, Overrides, Report, Section, key_text, suggest};
-use super::{Config, ConfigError, ConfigErrors, Device, PortConfig, System, keys};
+use super::{Config, ConfigError, ConfigErrors, Device, PortConfig, System, keys, port};
 
-const SECTIONS: [&str; 9] =
-    ["device", "outbox", "publish", "broker", "port", "system", "alerts", "status", "meta"];
+const SECTIONS: [&str; 10] = [
+    "device", "outbox", "publish", "broker", "port", "system", "alerts", "status", "control",
+    "meta",
+];
 const VARIABLE_PREFIX: &str = "FIELDPOST_";
 /// Ports of one gateway: each costs a task and 12 KiB.
 const PORTS_MAX: usize = 64;
@@ -81,7 +83,9 @@ impl Document {
         let system = keys::system(self.section("system"));
         let alerts = keys::alerts(self.section("alerts"));
         let status = keys::status(self.section("status"));
-        let meta = self.meta(device.as_ref());
+        let control = keys::control(self.section("control"));
+        let mut meta = self.meta(device.as_ref());
+        add_units(&mut meta, &ports);
         self.unknown_sections();
         self.sources_exist(&ports, &system);
 
@@ -96,6 +100,7 @@ impl Document {
                 system,
                 alerts,
                 status,
+                control,
                 meta,
                 warnings,
                 effective,
@@ -159,8 +164,7 @@ impl Document {
                 Some(Value::String(name)) if check_source(name).is_ok() => format!("port.{name}"),
                 _ => format!("port[{}]", index + 1),
             };
-            let section = Section::new(path, "[[port]]", table, Overrides::new(), &mut self.report);
-            ports.extend(keys::port(section, &ports));
+            ports.extend(port::port(&path, table, &ports, &mut self.report));
         }
         ports
     }
@@ -248,8 +252,27 @@ impl Document {
     }
 }
 
+/// What the ports say of their metrics, where `[meta]` says nothing.
+fn add_units(meta: &mut Meta, ports: &[PortConfig]) {
+    for port in ports {
+        for (metric, rule) in &port.rules.0 {
+            let Some(unit) = &rule.unit else { continue };
+            let name = rule.name.as_deref().unwrap_or(metric);
+            let names = match &port.averaging {
+                Some(averaging) => averaging.names(name),
+                None => vec![name.to_owned()],
+            };
+            let source = meta.sources.entry(port.name.to_string()).or_default();
+            for name in names {
+                let metric = source.metrics.entry(name).or_default();
+                metric.unit.get_or_insert_with(|| unit.clone());
+            }
+        }
+    }
+}
+
 /// The tables in a table; anything else in it is reported.
-fn sub_tables(table: Table, path: &str, report: &mut Report) -> Vec<(String, Table)> {
+pub(super) fn sub_tables(table: Table, path: &str, report: &mut Report) -> Vec<(String, Table)> {
     let mut tables = Vec::new();
     for (key, value) in table {
         match value {

@@ -18,8 +18,12 @@ pub(super) enum Kind {
     Text,
     /// `115200`
     Number,
+    /// `0.1`, or `1`
+    Float,
     /// `true`
     Bool,
+    /// `["one", "two"]`; in one text, a line each.
+    Texts,
 }
 
 /// A key in effect, for [`Config::redacted`](super::Config::redacted).
@@ -161,6 +165,12 @@ impl<'r> Section<'r> {
         }
     }
 
+    /// Takes a key without reading it: what is wrong with it is reported otherwise.
+    pub(super) fn pass_over(&mut self, key: &str) {
+        self.table.remove(key);
+        self.overrides.remove(key);
+    }
+
     /// Reports keys that do not go together.
     pub(super) fn conflict(&mut self, keys: &str, why: &str) {
         let keys = format!("{}.{keys}", self.path);
@@ -218,12 +228,22 @@ impl<'r> Section<'r> {
         }
         let text = match (kind, in_file?) {
             (Kind::Text, Value::String(text)) => text,
-            (Kind::Number, Value::Integer(number)) => number.to_string(),
+            (Kind::Number | Kind::Float, Value::Integer(number)) => number.to_string(),
+            (Kind::Float, Value::Float(number)) => number.to_string(),
+            (Kind::Texts, Value::Array(items)) => match texts(&items) {
+                Ok(text) => text,
+                Err(why) => {
+                    self.refuse(key, shown(&Value::Array(items)), None, why.to_owned());
+                    return None;
+                }
+            },
             (Kind::Bool, Value::Boolean(value)) => value.to_string(),
             (kind, other) => {
                 let why = match kind {
                     Kind::Text => "write it in quotes",
                     Kind::Number => "write a whole number, without quotes",
+                    Kind::Float => "write a number, without quotes",
+                    Kind::Texts => "write a list, such as [\"one\", \"two\"]",
                     Kind::Bool => "write true or false, without quotes",
                 };
                 let value = if secret { HIDDEN.to_owned() } else { shown(&other) };
@@ -275,8 +295,29 @@ pub(super) fn key_text(key: &str) -> String {
 fn toml_text(kind: Kind, text: &str) -> String {
     match kind {
         Kind::Text => Value::String(text.to_owned()).to_string(),
-        Kind::Number | Kind::Bool => text.to_owned(),
+        Kind::Number | Kind::Float | Kind::Bool => text.to_owned(),
+        Kind::Texts => {
+            let items = text.lines().map(|line| Value::String(line.to_owned()));
+            Value::Array(items.collect()).to_string()
+        }
     }
+}
+
+fn texts(items: &[Value]) -> Result<String, &'static str> {
+    let mut lines = Vec::new();
+    for item in items {
+        match item {
+            Value::String(text) if text.is_empty() => {
+                return Err("one of them is empty; leave it out");
+            }
+            Value::String(text) if text.contains(['\n', '\r']) => {
+                return Err("one of them has a line end; write each on a line of its own");
+            }
+            Value::String(text) => lines.push(text.as_str()),
+            _ => return Err("write each of them in quotes"),
+        }
+    }
+    Ok(lines.join("\n"))
 }
 
 fn shown(value: &Value) -> String {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::serial::Place;
 
 fn env<'a>(pairs: &'a [(&str, &str)]) -> impl Iterator<Item = (String, String)> + 'a {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -64,7 +65,7 @@ fn the_template_shows_every_key() {
 fn the_template_shows_the_defaults() {
     let shown = |text: &str| parse(text).unwrap().redacted().to_string().replace("  # default", "");
     let (as_it_stands, all) = (shown(TEMPLATE), shown(&uncommented()));
-    for section in ["[outbox]", "[publish]", "[system]", "[alerts]", "[status]"] {
+    for section in ["[outbox]", "[publish]", "[system]", "[alerts]", "[status]", "[control]"] {
         let of = |shown: &str| {
             shown.split("\n\n").find(|part| part.starts_with(section)).unwrap().trim().to_owned()
         };
@@ -92,8 +93,10 @@ fn a_port_takes_its_defaults_from_its_format() {
     )
     .unwrap();
     let [a, b] = &config.ports[..] else { panic!("two ports") };
-    assert_eq!((a.baud, a.format, a.checksum), (115_200, Format::Native, Checksum::Required));
-    assert_eq!((b.baud, b.format, b.checksum), (9_600, Format::Json, Checksum::Optional));
+    let device = |path: &str, baud| Place::Device { path: path.into(), baud, reset_on_open: true };
+    assert_eq!((&a.place, &a.format), (&device("/dev/a", 115_200), &Format::Native));
+    assert_eq!((&b.place, &b.format), (&device("/dev/b", 9_600), &Format::Json));
+    assert_eq!((a.checksum, b.checksum), (Checksum::Required, Checksum::Optional));
 }
 
 #[test]
@@ -178,7 +181,7 @@ fn each_bad_value_is_named_with_what_is_allowed() {
         ),
         (
             "[[port]]\nname = \"a\"\npath = \"/a\"\nformat = \"csv\"",
-            &["port.a.format = \"csv\"", "\"native\" \"json\""],
+            &["port.a.format = \"csv\"", "\"native\" \"json\" \"plotter\""],
         ),
         ("[port]\nname = \"a\"", &["port = ", "write [[port]] with two brackets"]),
     ];
@@ -396,3 +399,5 @@ fn what_is_no_file_is_refused_and_never_waited_for() {
         assert!(refused.contains(what) && refused.contains("broker.ca"), "{refused}");
     }
 }
+
+mod ports;

@@ -7,7 +7,7 @@ use fieldpost_fail_point::point;
 use fieldpost_mqtt::Qos;
 use fieldpost_protocol::{Severity, Topic};
 
-use super::Driver;
+use super::{Driver, Port};
 use crate::clock;
 use crate::outbox::{Gone, sync_call};
 use crate::serial::PortEvent;
@@ -19,24 +19,37 @@ impl Driver {
         match event {
             PortEvent::Opened { port } => {
                 tracing::info!(%port, "port open");
-                self.mark_port(&port, true);
+                self.mark_port(&port, true, false);
                 self.alerts.clear(boot_ms, "port_lost", Some(&port), "the port is open again");
             }
             PortEvent::Lost { port, reason } => {
-                self.mark_port(&port, false);
+                self.mark_port(&port, false, false);
                 self.alerts.raise(boot_ms, "port_lost", Some(&port), Severity::Warning, reason);
             }
-            PortEvent::Hint { port, text } => tracing::warn!(%port, "{text}"),
+            PortEvent::Released { port, time } => {
+                tracing::info!(%port, seconds = time.as_secs(), "port closed: it was asked for");
+                self.mark_port(&port, false, true);
+            }
+            PortEvent::Hint { port, text } => {
+                tracing::warn!(%port, "{text}");
+                if let Some(port) = self.port(&port) {
+                    port.hint = Some((text, port.counters.snapshot().frames));
+                }
+            }
             PortEvent::Boot { port, text } => {
                 tracing::info!(%port, board = text, "the board has started")
             }
         }
     }
 
-    fn mark_port(&mut self, name: &str, open: bool) {
-        if let Some(port) = self.ports.iter_mut().find(|port| *port.name == *name) {
-            port.open = open;
+    fn mark_port(&mut self, name: &str, open: bool, released: bool) {
+        if let Some(port) = self.port(name) {
+            (port.open, port.released) = (open, released);
         }
+    }
+
+    fn port(&mut self, name: &str) -> Option<&mut Port> {
+        self.ports.iter_mut().find(|port| *port.name == *name)
     }
 
     pub(super) fn judge_full(&mut self, boot_ms: i64, full: bool) {
@@ -149,11 +162,18 @@ impl Driver {
         let ports: Vec<PortReport> = self
             .ports
             .iter()
-            .map(|port| PortReport {
-                name: port.name.to_string(),
-                path: port.path.clone(),
-                open: port.open,
-                counted: port.counters.snapshot(),
+            .map(|port| {
+                let counted = port.counters.snapshot();
+                // Lines that are taken now need no advice.
+                let hint = port.hint.as_ref().filter(|(_, frames)| *frames == counted.frames);
+                PortReport {
+                    name: port.name.to_string(),
+                    path: port.path.clone(),
+                    open: port.open,
+                    released: port.released,
+                    hint: hint.map(|(text, _)| text.clone()),
+                    counted,
+                }
             })
             .collect();
         let now = clock::Now::read();

@@ -38,6 +38,8 @@ counters! {
     refused_too_long,
     /// Readings that found the queue full.
     refused_queue_full,
+    /// Lines that came whole and measure nothing that is kept: `ignore_lines`, headers, metrics to ignore.
+    ignored,
     /// Fragments that were dropped because the port was opened or lost in the middle of a line.
     partial,
     /// Lines that carried a counter `#n`.

@@ -4,9 +4,9 @@
 //!  Opened --line end--> Within --4 KiB without one--> Discarding --line end--> Within
 //! ```
 //!
-//! A line ends with LF or CR; empty lines are nothing. Whatever comes, at most one line of
-//! 4 KiB is held. The first line after opening may have begun before we listened, so it is
-//! marked: its reader may not call it damaged.
+//! A line ends with LF or CR, a packet with a zero byte; empty ones are nothing. Whatever comes, at
+//! most one line of 4 KiB is held. The first line after opening may have begun before we
+//! listened, so it is marked: its reader may not call it damaged.
 
 use fieldpost_protocol::FRAME_BYTES_MAX;
 
@@ -29,9 +29,28 @@ pub(super) enum Cut<'b> {
     Endless,
 }
 
+/// What ends a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// LF or CR.
+    Text,
+    /// A zero byte: packets.
+    Zero,
+}
+
+impl Ends {
+    fn is_end(self, byte: u8) -> bool {
+        match self {
+            Ends::Text => matches!(byte, b'\n' | b'\r'),
+            Ends::Zero => byte == 0,
+        }
+    }
+}
+
 /// Holds what came of a line until its end comes.
 #[derive(Debug)]
 pub(super) struct Splitter {
+    ends: Ends,
     line: Vec<u8>,
     state: State,
 }
@@ -46,13 +65,20 @@ enum State {
 }
 
 impl Splitter {
-    pub(super) fn new() -> Self {
-        Splitter { line: Vec::with_capacity(FRAME_BYTES_MAX), state: State::Opened }
+    /// Of a port that was just opened, perhaps in the middle of a line.
+    pub(super) fn new(ends: Ends) -> Self {
+        Splitter { ends, line: Vec::with_capacity(FRAME_BYTES_MAX), state: State::Opened }
+    }
+
+    /// Of a connection, whose first byte begins a line.
+    pub(super) fn from_start(ends: Ends) -> Self {
+        Splitter { state: State::Within, ..Splitter::new(ends) }
     }
 
     /// Takes the next bytes and gives out what they complete, in order.
     pub(super) fn push(&mut self, mut bytes: &[u8], mut give: impl FnMut(Cut<'_>)) {
-        while let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        let ends = self.ends;
+        while let Some(end) = bytes.iter().position(|byte| ends.is_end(*byte)) {
             self.extend(&bytes[..end], &mut give);
             if !self.line.is_empty() {
                 give(Cut::Line { bytes: &self.line, first: self.state == State::Opened });
@@ -124,12 +150,19 @@ mod tests {
 
     #[test]
     fn lines_end_with_lf_or_cr_and_empty_ones_are_nothing() {
-        assert_eq!(cuts(&mut Splitter::new(), b"\na\r\nb\rc\n\n\nd"), ["a", "b", "c"]);
+        assert_eq!(cuts(&mut Splitter::new(Ends::Text), b"\na\r\nb\rc\n\n\nd"), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn packets_end_with_a_zero_byte_and_a_connection_begins_with_a_line() {
+        let all = cuts(&mut Splitter::new(Ends::Zero), b"ragment\0a\nb\rc\0\0d\0");
+        assert_eq!(all, ["~ragment", "a\\nb\\rc", "d"]);
+        assert_eq!(cuts(&mut Splitter::from_start(Ends::Text), b"a\nb\n"), ["a", "b"]);
     }
 
     #[test]
     fn a_line_may_come_byte_by_byte() {
-        let mut splitter = Splitter::new();
+        let mut splitter = Splitter::new(Ends::Text);
         let all: Vec<String> =
             b"\nab\ncd\n".iter().flat_map(|byte| cuts(&mut splitter, &[*byte])).collect();
         assert_eq!(all, ["ab", "cd"]);
@@ -137,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_first_line_after_each_opening_is_marked() {
-        let mut splitter = Splitter::new();
+        let mut splitter = Splitter::new(Ends::Text);
         assert_eq!(cuts(&mut splitter, b"agment\nwhole\nfra"), ["~agment", "whole"]);
         assert!(splitter.reset(), "the fragment was dropped");
         assert_eq!(cuts(&mut splitter, b"gment\nwhole\n"), ["~gment", "whole"]);
@@ -148,7 +181,7 @@ mod tests {
     fn a_line_of_4_kib_is_taken_and_one_byte_more_is_not() {
         let mut line = vec![b'x'; FRAME_BYTES_MAX];
         line.insert(0, b'\n');
-        let mut splitter = Splitter::new();
+        let mut splitter = Splitter::new(Ends::Text);
         assert!(cuts(&mut splitter, &line).is_empty());
         assert_eq!(cuts(&mut splitter, b"\n")[0].len(), FRAME_BYTES_MAX);
         line.push(b'x');
@@ -158,7 +191,7 @@ mod tests {
 
     #[test]
     fn ten_megabytes_without_a_line_end_are_one_refusal_and_cost_no_memory() {
-        let mut splitter = Splitter::new();
+        let mut splitter = Splitter::new(Ends::Text);
         let mut all = Vec::new();
         for _ in 0..10_000 {
             all.extend(cuts(&mut splitter, &[0; 1_000]));

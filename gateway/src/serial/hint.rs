@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Checksum, Format, Refusal};
+use super::format::Reader;
+use super::rules::Rules;
+use super::trailer::{self, Inside};
+use super::{Checksum, Format, Place, PortConfig, Refusal};
 
 /// Refused lines in a row before something is said. A few are normal while a board starts.
 const LINES_BEFORE_HINT: u32 = 10;
@@ -14,8 +17,8 @@ const SHOWN_CHARS_MAX: usize = 80;
 pub(super) struct Streak {
     port: Arc<str>,
     format: Format,
-    checksum: Checksum,
-    baud: u32,
+    /// Bits per second, of a serial port.
+    baud: Option<u32>,
     lines: u32,
     without_checksum: u32,
     bytes: usize,
@@ -24,11 +27,14 @@ pub(super) struct Streak {
 }
 
 impl Streak {
-    pub(super) fn new(port: Arc<str>, format: Format, checksum: Checksum, baud: u32) -> Self {
+    pub(super) fn new(port: &PortConfig) -> Self {
+        let baud = match port.place {
+            Place::Device { baud, .. } => Some(baud),
+            Place::Socket(_) => None,
+        };
         Streak {
-            port,
-            format,
-            checksum,
+            port: port.name.clone(),
+            format: port.format.clone(),
             baud,
             lines: 0,
             without_checksum: 0,
@@ -67,34 +73,82 @@ impl Streak {
     }
 
     fn next_step(&self, line: &[u8], why: &Refusal) -> String {
-        let object = line.trim_ascii_start().starts_with(b"{");
-        if self.unprintable * 2 > self.bytes {
-            return format!(
-                "Most of it is not text: the board probably does not send at baud = {}; set baud in this [[port]] to what the sketch says in Serial.begin()",
-                self.baud
-            );
-        }
-        match (self.format, why) {
-            (Format::Native, _) if object => {
-                "It looks like JSON: set format = \"json\" in this [[port]]".to_owned()
-            }
-            (Format::Json, Refusal::Json(_)) if !object => {
-                "It does not look like JSON: set format = \"native\" in this [[port]], or see what the board prints"
-                    .to_owned()
-            }
-            (_, Refusal::ChecksumMissing) if self.checksum == Checksum::Required => {
-                "If the board sends no checksums, set checksum = \"optional\" in this [[port]]".to_owned()
-            }
-            (_, Refusal::ChecksumWrong { .. }) => {
-                "Either the wire is noisy, or the board computes another checksum: it has to cover all bytes before the *"
-                    .to_owned()
+        let is_text = self.unprintable * 2 <= self.bytes;
+        let packets = matches!(self.format, Format::Cobs(_));
+        match (self.baud, why) {
+            (Some(baud), _) if !is_text && !packets => format!(
+                "Most of it is not text: the board probably does not send at baud = {baud}; set baud in this [[port]] to what the sketch says in Serial.begin()"
+            ),
+            _ if is_text && packets => {
+                "It looks like text: COBS packets end with a zero byte, not with println(); set format in this [[port]] to what the board sends".to_owned()
             }
             (_, Refusal::TooLong) => {
                 "End each line with println(), and check baud in this [[port]]".to_owned()
             }
-            _ => "Correct what the board prints".to_owned(),
+            (_, Refusal::ChecksumWrong { .. } | Refusal::PacketChecksum | Refusal::NmeaWrong { .. }) => {
+                "Either the wire is noisy, or the board computes another checksum: it has to cover all bytes before it"
+                    .to_owned()
+            }
+            (_, Refusal::Pattern) => {
+                "Write a pattern for it into patterns of this [[port]], or into ignore_lines if it measures nothing".to_owned()
+            }
+            (_, Refusal::ChecksumMissing) if self.would_read(line) => {
+                "If the board sends no checksums, set checksum = \"optional\" in this [[port]]".to_owned()
+            }
+            _ => match likely_format(&String::from_utf8_lossy(line)) {
+                Some((word, advice)) if word != self.format.word() => advice.to_owned(),
+                _ => "Correct what the board prints".to_owned(),
+            },
         }
     }
+
+    /// Only its checksum is missing.
+    fn would_read(&self, line: &[u8]) -> bool {
+        let body = trailer::split(line, Checksum::Optional);
+        let inside = body.map(|body| body.inside);
+        let read =
+            |inside| Reader::default().reading(&self.format, &Rules::default(), inside).is_ok();
+        inside.is_ok_and(read)
+    }
+}
+
+/// In what format a line would make sense, and what to set then. The likeliest first.
+fn likely_format(line: &str) -> Option<(&'static str, &'static str)> {
+    let reads = |format: Format| {
+        let read = Reader::default().reading(&format, &Rules::default(), Inside::Text(line.trim()));
+        read.is_ok_and(|content| content.is_some())
+    };
+    if line.trim_start().starts_with('{') {
+        return Some(("json", "It looks like JSON: set format = \"json\" in this [[port]]"));
+    }
+    if line.starts_with('$') && line.contains('*') {
+        return Some((
+            "regex",
+            "It looks like NMEA 0183, as GPS receivers send it: set format = \"regex\" and checksum = \"nmea\" in this [[port]], and describe in patterns what is wanted of it",
+        ));
+    }
+    if reads(Format::Plotter) {
+        return Some((
+            "plotter",
+            "It looks like lines for the serial plotter: set format = \"plotter\" in this [[port]]",
+        ));
+    }
+    if reads(Format::Native) {
+        return Some((
+            "native",
+            "It looks like the native format: set format = \"native\" in this [[port]]",
+        ));
+    }
+    if reads(Format::Influx) {
+        return Some((
+            "influx",
+            "It looks like the InfluxDB line protocol: set format = \"influx\" in this [[port]]",
+        ));
+    }
+    Some((
+        "regex",
+        "If these lines were written for people, set format = \"regex\" in this [[port]], and describe in patterns what is wanted of them",
+    ))
 }
 
 /// Printable, and short: what a port sends may move a terminal's cursor.
@@ -111,9 +165,12 @@ fn shown(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serial::Pattern;
 
     fn hint(format: Format, checksum: Checksum, line: &[u8], why: &Refusal) -> String {
-        let mut streak = Streak::new("fruiting".into(), format, checksum, 9_600);
+        let place = Place::Device { path: "/dev/null".into(), baud: 9_600, reset_on_open: true };
+        let port = PortConfig { place, format, checksum, ..PortConfig::new("fruiting", "") };
+        let mut streak = Streak::new(&port);
         for _ in 1..LINES_BEFORE_HINT {
             assert_eq!(streak.refused(line, why), None);
         }
@@ -140,17 +197,39 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_format_is_named() {
-        let text =
-            hint(Format::Native, Checksum::Required, b"{\"a\":1}", &Refusal::ChecksumMissing);
-        assert!(text.contains("format = \"json\""), "{text}");
+    fn the_likely_format_is_named_also_where_checksums_are_missing_first() {
+        let native = |line: &str| {
+            hint(Format::Native, Checksum::Required, line.as_bytes(), &Refusal::ChecksumMissing)
+        };
+        for (line, said) in [
+            ("{\"a\":1}", "format = \"json\""),
+            ("temp:24.5,humidity:85", "format = \"plotter\""),
+            ("24.5\t85", "format = \"plotter\""),
+            ("$GPGGA,1,2*47", "checksum = \"nmea\""),
+            ("air,room=2 temp=24.5,co2=800i", "format = \"influx\""),
+            ("Humidity: 45.00%  Temperature: 23.10 C", "format = \"regex\""),
+        ] {
+            let text = native(line);
+            assert!(text.contains(said), "{line}: {text}");
+        }
         let text = hint(Format::Json, Checksum::Optional, b"a=1", &Refusal::Json("x".into()));
         assert!(text.contains("format = \"native\""), "{text}");
     }
 
     #[test]
+    fn what_no_pattern_matches_wants_a_pattern_and_text_is_no_packet() {
+        let pattern = Format::Regex(vec![Pattern::of_metrics("^(?<t>[0-9]+)$").unwrap()]);
+        let text = hint(pattern, Checksum::None, b"DHTxx test!", &Refusal::Pattern);
+        assert!(text.contains("ignore_lines"), "{text}");
+        let text = hint(Format::Cobs(Vec::new()), Checksum::Required, b"a=1\n", &Refusal::TooLong);
+        assert!(text.contains("zero byte"), "{text}");
+        let text = hint(Format::Cobs(Vec::new()), Checksum::Required, &[7; 9], &Refusal::Stuffing);
+        assert!(!text.contains("baud"), "{text}");
+    }
+
+    #[test]
     fn a_hint_comes_once_until_a_line_is_good_again() {
-        let mut streak = Streak::new("p".into(), Format::Native, Checksum::Required, 9_600);
+        let mut streak = Streak::new(&PortConfig::new("p", ""));
         let mut hints = |lines: u32| {
             let said = (0..lines).filter_map(|_| streak.refused(b"x", &Refusal::Empty)).count();
             streak.end();

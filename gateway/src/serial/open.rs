@@ -12,15 +12,27 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_serial::{ErrorKind, SerialStream};
 
-use super::PortConfig;
+use super::settings::{Place, PortConfig};
+use super::site;
+use crate::local::Listener;
 
 /// A driver that answers at all answers in milliseconds.
 const OPEN_MAX: Duration = Duration::from_secs(5);
 
+/// A port that is open.
+pub(super) enum Opened {
+    /// With what will keep it from working.
+    Device(SerialStream, Vec<String>),
+    Socket(Listener),
+}
+
+/// What a thread comes back with: the port, or what is wrong and what to do.
+type Answer = Result<(SerialStream, Vec<String>), String>;
+
 /// Opens one port, again and again. At most one thread of it hangs in a driver.
 #[derive(Debug, Default)]
 pub(super) struct Opener {
-    under_way: Option<oneshot::Receiver<Result<SerialStream, tokio_serial::Error>>>,
+    under_way: Option<oneshot::Receiver<Answer>>,
 }
 
 impl Opener {
@@ -28,12 +40,15 @@ impl Opener {
     ///
     /// # Errors
     /// What happened, and what to do, for a person.
-    pub(super) async fn open(&mut self, port: &PortConfig) -> Result<SerialStream, String> {
-        let path = port.path.display();
+    pub(super) async fn open(&mut self, port: &PortConfig) -> Result<Opened, String> {
+        if let Place::Socket(path) = &port.place {
+            return Listener::bind(path).await.map(Opened::Socket);
+        }
+        let path = port.place.path().display();
         let under_way = match &mut self.under_way {
             Some(hanging) => hanging,
             none => none.insert(
-                start(port.clone())
+                start(port.place.clone())
                     .map_err(|error| format!("no thread to open {path}: {error}"))?,
             ),
         };
@@ -48,8 +63,7 @@ impl Opener {
         };
         self.under_way = None;
         match opened {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(explain(port, &error)),
+            Ok(answer) => answer.map(|(stream, hints)| Opened::Device(stream, hints)),
             Err(_) => Err(format!("{path} cannot be opened: the thread that tried has ended")),
         }
     }
@@ -57,23 +71,28 @@ impl Opener {
 
 /// In a thread of its own, which a hanging driver may keep without holding up anything, not
 /// even the end of the process.
-fn start(
-    port: PortConfig,
-) -> io::Result<oneshot::Receiver<Result<SerialStream, tokio_serial::Error>>> {
+fn start(place: Place) -> io::Result<oneshot::Receiver<Answer>> {
     let (done, opened) = oneshot::channel();
     let runtime = Handle::current();
     thread::Builder::new().name("open-port".to_owned()).spawn(move || {
         let _runtime = runtime.enter();
+        let answer = match open(&place) {
+            Ok(stream) => Ok((stream, site::hints(Path::new("/"), &place))),
+            Err(error) => Err(explain(place.path(), &error)),
+        };
         // Nobody waits any more: the port closes again.
-        let _ = done.send(open(&port));
+        let _ = done.send(answer);
     })?;
     Ok(opened)
 }
 
-fn open(port: &PortConfig) -> Result<SerialStream, tokio_serial::Error> {
+fn open(place: &Place) -> Result<SerialStream, tokio_serial::Error> {
+    let Place::Device { path, baud, reset_on_open } = place else {
+        return Err(tokio_serial::Error::new(ErrorKind::InvalidInput, "a socket is no device"));
+    };
     // Held until the real opening is done, or its close would drop DTR.
-    let _held = if port.reset_on_open { None } else { keep_dtr(&port.path).ok() };
-    SerialStream::open(&tokio_serial::new(port.path.to_string_lossy(), port.baud))
+    let _held = if *reset_on_open { None } else { keep_dtr(path).ok() };
+    SerialStream::open(&tokio_serial::new(path.to_string_lossy(), *baud))
 }
 
 /// Tells the driver not to drop DTR when the port is closed (HUPCL, termios(3)): then the
@@ -87,18 +106,23 @@ fn keep_dtr(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
     Ok(device)
 }
 
-fn explain(port: &PortConfig, error: &tokio_serial::Error) -> String {
+fn explain(path: &Path, error: &tokio_serial::Error) -> String {
     let next = match error.kind() {
         ErrorKind::Io(io::ErrorKind::NotFound) => {
-            "is it plugged in? `ls /dev/serial/by-id` shows what is"
+            "is it plugged in? `ls /dev/serial/by-id` shows what is".to_owned()
         }
         ErrorKind::Io(io::ErrorKind::PermissionDenied) => {
-            "let the gateway's user read it: `usermod -aG dialout USER`, then start the gateway again"
+            "let the gateway's user read it: `usermod -aG dialout USER`, then start the gateway again".to_owned()
         }
         ErrorKind::NoDevice => {
-            "does another program have it open? `fuser -v` with this path shows it"
+            let who = site::holder(path).unwrap_or_else(|| {
+                "another program (`sudo fuser -v` with this path shows which; ModemManager tries every new port)".to_owned()
+            });
+            format!(
+                "{who} has it open; close it there. To write a sketch to the board while the gateway runs, ask for the port: `fieldpost-gateway release`"
+            )
         }
-        _ => "is it a serial port?",
+        _ => "is it a serial port?".to_owned(),
     };
-    format!("{} cannot be opened: {error}; {next}", port.path.display())
+    format!("{} cannot be opened: {error}; {next}", path.display())
 }

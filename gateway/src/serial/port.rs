@@ -3,27 +3,30 @@
 //! A device that is unplugged reads as an end of file (a pty, a USB adapter) or as EIO; both
 //! mean: open the same path again, with backoff, until it is back. The half line that it left
 //! is dropped. The reader waits for its device and for nobody else.
+//!
+//! A person may ask for the port (`release`), to write a new sketch to the board: then it is
+//! closed for a while.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fieldpost_protocol::Metrics;
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_serial::SerialStream;
 
 use super::counters::count;
-use super::open::Opener;
-use super::{Counters, Decoded, Decoder, PortConfig};
+use super::open::{Opened, Opener};
+use super::outlet::Outlet;
+use super::{Counters, Decoder, PortConfig, socket};
 
 /// After the first, second... failure the port is opened again within so many milliseconds
 /// (full jitter); after all of them the last one stays.
 const REOPEN_WITHIN_MS: [u64; 7] = [100, 200, 400, 800, 1_600, 3_200, 5_000];
 /// Bytes of one read: what the kernel holds of a port at most.
-const READ_BYTES_MAX: usize = 4_096;
+pub(super) const READ_BYTES_MAX: usize = 4_096;
 
 /// What a line said, and when its end was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +54,15 @@ pub enum PortEvent {
         /// What happened, and what to do.
         reason: String,
     },
-    /// Many lines in a row were refused: here is one, and the setting to change.
+    /// It was asked for, and is closed for a while.
+    Released {
+        /// Its name.
+        port: Arc<str>,
+        /// For so long.
+        time: Duration,
+    },
+    /// Many lines in a row were refused: here is one, and the setting to change. Or something
+    /// about the machine that will keep the port from working.
     Hint {
         /// Its name.
         port: Arc<str>,
@@ -72,13 +83,15 @@ pub enum PortEvent {
 pub struct PortHandle {
     /// What it counted so far.
     pub counters: Arc<Counters>,
+    /// Closes it for a while.
+    pub releaser: Releaser,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl PortHandle {
     /// Stops reading, closes the port and waits until that is done. What was read is in the
-    /// queue; what the kernel still held is not.
+    /// queue, an open window too; what the kernel still held is not.
     pub async fn stop(self) {
         drop(self.stop);
         // The task ends by itself; if it has panicked, the port is closed too.
@@ -86,44 +99,98 @@ impl PortHandle {
     }
 }
 
+/// Closes a port for a while, so that another program can have it.
+#[derive(Debug, Clone)]
+pub struct Releaser {
+    /// The port's name.
+    pub port: Arc<str>,
+    until: watch::Sender<Instant>,
+}
+
+impl Releaser {
+    /// Closes the port for so long from now on; zero opens it again at once.
+    #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a port is closed")]
+    pub fn release(&self, time: Duration) {
+        let _ = self.until.send(Instant::now() + time);
+    }
+}
+
 /// Starts to read a port on the current runtime.
 ///
 /// Never waits for `readings` or `events`: what finds them full is dropped and counted.
 /// Ends when the handle is dropped or the receiver of `readings` is.
+#[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a port is closed")]
 pub fn spawn(
     config: PortConfig,
     clock: fn() -> i64,
     readings: mpsc::Sender<Measured>,
     events: mpsc::Sender<PortEvent>,
 ) -> PortHandle {
-    let counters = Arc::new(Counters::default());
-    let outlet =
-        Outlet { port: config.name.clone(), clock, readings, events, counters: counters.clone() };
+    let outlet = Arc::new(Outlet::new(&config, clock, readings, events));
+    let counters = outlet.counters.clone();
     let (stop, stopped) = oneshot::channel();
+    let (until, released) = watch::channel(Instant::now());
+    let releaser = Releaser { port: config.name.clone(), until };
     let task = tokio::spawn(async move {
         // Reading may be given up anywhere: the decoder holds only what was not accepted.
         tokio::select! {
             _ = stopped => {}
-            () = read_forever(config, outlet) => {}
+            () = read_unless_released(&config, &outlet, released) => {}
+            () = outlet.end_windows() => {}
         }
+        outlet.end();
     });
-    PortHandle { counters, stop, task }
+    PortHandle { counters, releaser, stop, task }
 }
 
-async fn read_forever(port: PortConfig, outlet: Outlet) {
+#[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a port is closed")]
+async fn read_unless_released(
+    port: &PortConfig,
+    outlet: &Arc<Outlet>,
+    mut released: watch::Receiver<Instant>,
+) {
+    loop {
+        let until = *released.borrow_and_update();
+        let time = until.saturating_duration_since(Instant::now());
+        if time.is_zero() {
+            tokio::select! {
+                () = read_forever(port, outlet) => return,
+                Ok(()) = released.changed() => {}
+            }
+        } else {
+            outlet.event(PortEvent::Released { port: port.name.clone(), time });
+            tokio::select! {
+                () = sleep_until(until) => {}
+                Ok(()) = released.changed() => {}
+            }
+        }
+    }
+}
+
+async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>) {
     let mut opener = Opener::default();
     let mut decoder = Decoder::new(port.clone(), outlet.counters.clone());
     let mut opened_before = false;
     let mut said = false;
     let mut failures = 0;
     loop {
-        let reason = match opener.open(&port).await {
+        let reason = match opener.open(port).await {
             Err(reason) => reason,
-            Ok(stream) => {
+            Ok(opened) => {
                 count(&outlet.counters.reopened, u64::from(opened_before));
                 (opened_before, said) = (true, false);
                 outlet.event(PortEvent::Opened { port: port.name.clone() });
-                let end = read(stream, &mut decoder, &outlet, &mut failures).await;
+                let end = match opened {
+                    Opened::Device(stream, hints) => {
+                        for text in hints {
+                            outlet.event(PortEvent::Hint { port: port.name.clone(), text });
+                        }
+                        read(stream, &mut decoder, outlet, &mut failures).await
+                    }
+                    Opened::Socket(listener) => {
+                        End::Lost(socket::serve(&listener, port, outlet).await)
+                    }
+                };
                 decoder.reopened();
                 match end {
                     End::Lost(reason) => reason,
@@ -164,56 +231,14 @@ async fn read(
             Ok(0) => return End::Lost("it has hung up: was it unplugged?".to_owned()),
             Ok(bytes) => {
                 *failures = 0;
-                let boot_ms = (outlet.clock)();
-                decoder.push(&buffer[..bytes], |decoded| outlet.give(decoded, boot_ms));
+                let boot_ms = outlet.now_ms();
+                decoder.push(&buffer[..bytes], |decoded| drop(outlet.give(decoded, boot_ms)));
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return End::Lost(format!("it cannot be read: {error}")),
         }
-        if outlet.readings.is_closed() {
+        if outlet.is_closed() {
             return End::NobodyReads;
-        }
-    }
-}
-
-/// Where readings and events go. Nothing here waits.
-struct Outlet {
-    port: Arc<str>,
-    clock: fn() -> i64,
-    readings: mpsc::Sender<Measured>,
-    events: mpsc::Sender<PortEvent>,
-    counters: Arc<Counters>,
-}
-
-impl Outlet {
-    fn give(&self, decoded: Decoded, boot_ms: i64) {
-        let port = || self.port.clone();
-        match decoded {
-            Decoded::Reading { source, metrics } => {
-                self.reading(Measured { source, boot_ms, metrics })
-            }
-            Decoded::Hint(text) => self.event(PortEvent::Hint { port: port(), text }),
-            Decoded::Boot(text) => self.event(PortEvent::Boot { port: port(), text }),
-            // Nothing sends commands to boards yet, so nobody waits for this answer.
-            Decoded::Answer(answer) => {
-                tracing::debug!(port = %self.port, id = answer.id, "answer to no command of ours");
-            }
-        }
-    }
-
-    fn reading(&self, measured: Measured) {
-        match self.readings.try_send(measured) {
-            Ok(()) => count(&self.counters.accepted_by_queue, 1),
-            Err(TrySendError::Full(_)) => count(&self.counters.refused_queue_full, 1),
-            // The process is ending; the reader notices after this chunk.
-            Err(TrySendError::Closed(_)) => {}
-        }
-    }
-
-    fn event(&self, event: PortEvent) {
-        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            count(&self.counters.events_dropped, 1);
-            tracing::info!(?event, "nobody took this event of a port in time");
         }
     }
 }

@@ -24,6 +24,35 @@ pub enum Refusal {
         /// Of the bytes that came.
         computed: u16,
     },
+    /// Not as NMEA 0183 has it.
+    #[error(
+        "a line of NMEA 0183 begins with $ or ! and ends with * and two digits, 0-9 and A-F; other lines that this device prints may stand in ignore_lines"
+    )]
+    Nmea,
+    /// It was damaged.
+    #[error("it ends with *{found:02X}, but the checksum of NMEA 0183 is {computed:02X}")]
+    NmeaWrong {
+        /// In the line.
+        found: u8,
+        /// Of the bytes that came.
+        computed: u8,
+    },
+    /// Bytes of a COBS packet are missing.
+    #[error("it is no COBS packet: a code points past its end, so bytes were lost, or it is text")]
+    Stuffing,
+    /// A COBS packet without room for its CRC, or with a wrong one.
+    #[error(
+        "the packet does not end with the CRC-16/CCITT-FALSE of what stands before, the high byte first"
+    )]
+    PacketChecksum,
+    /// Another struct.
+    #[error("the packet holds {found} bytes, and the fields of this port take {expected}")]
+    PacketLength {
+        /// The sum of `fields`.
+        expected: usize,
+        /// In the packet.
+        found: usize,
+    },
     /// Not UTF-8.
     #[error("it is not UTF-8 text")]
     NotText,
@@ -79,6 +108,22 @@ pub enum Refusal {
     /// Objects in objects in objects.
     #[error("{0:?} is nested too deeply; at most four objects may lie within each other")]
     JsonDepth(String),
+    /// A word among numbers.
+    #[error("{0:?} is no number; a line for the plotter is written temp:24.5,humidity:85")]
+    Number(String),
+    /// More behind the fields.
+    #[error(
+        "{0:?} follows the fields and is no timestamp; in names and tags a blank is written \\ before it"
+    )]
+    InfluxEnd(String),
+    /// A field of no kind.
+    #[error(
+        "{1:?}, the value of field {0:?}, is neither a number, 5i, true, false nor text in quotes"
+    )]
+    InfluxValue(String, String),
+    /// No pattern matches.
+    #[error("it matches none of this port's patterns")]
+    Pattern,
     /// `source` is no text.
     #[error("the value of \"source\" has to be text")]
     JsonSource,
@@ -96,9 +141,13 @@ impl Refusal {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Refusal::TooLong => Kind::TooLong,
-            Refusal::ChecksumMissing | Refusal::ChecksumDigits | Refusal::ChecksumWrong { .. } => {
-                Kind::Checksum
-            }
+            Refusal::ChecksumMissing
+            | Refusal::ChecksumDigits
+            | Refusal::ChecksumWrong { .. }
+            | Refusal::Nmea
+            | Refusal::NmeaWrong { .. }
+            | Refusal::Stuffing
+            | Refusal::PacketChecksum => Kind::Checksum,
             _ => Kind::Syntax,
         }
     }

@@ -1,4 +1,4 @@
-//! The end of a line: `#n*CRC`, line counter and checksum, in both formats. Pure.
+//! The end of a line: `#n*CRC`, line counter and checksum, in every format. Pure.
 //!
 //! ```text
 //! fruiting temp=24.5 humidity=85 #17*9C41
@@ -8,16 +8,24 @@
 //!
 //! A `*` outside of quotes belongs to the checksum and to nothing else. So a line whose
 //! checksum lost a digit is refused even where checksums are optional, and is not read as a
-//! value that ends in `*9C4`.
+//! value that ends in `*9C4`. Where nobody looks for one, `*` and `#` are ordinary characters.
 
-use super::refusal::shown;
-use super::{Checksum, Refusal};
+use super::refusal::{Refusal, shown};
+use super::settings::Checksum;
+
+/// What a line holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inside<'l> {
+    /// Without blanks at its ends, and without control characters other than tabs.
+    Text(&'l str),
+    /// A struct.
+    Packed(&'l [u8]),
+}
 
 /// A line without its trailer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Body<'l> {
-    /// Without blanks at its ends, and without control characters other than tabs.
-    pub(super) text: &'l str,
+    pub(super) inside: Inside<'l>,
     /// `#n`
     pub(super) counter: Option<u32>,
     /// The checksum was there, and right.
@@ -26,17 +34,64 @@ pub(super) struct Body<'l> {
 
 /// Verifies a line and takes its trailer off.
 pub(super) fn split(line: &[u8], checksum: Checksum) -> Result<Body<'_>, Refusal> {
-    let (covered, verified) = match star(line) {
-        Some(at) => (verify(&line[..at], &line[at + 1..])?, true),
-        None if checksum == Checksum::Required => return Err(Refusal::ChecksumMissing),
-        None => (line, false),
+    let (covered, verified) = match (checksum, star(line)) {
+        (Checksum::Nmea, _) => (verify_nmea(line)?, true),
+        (Checksum::None, _) => (line, false),
+        (_, Some(at)) => (verify(&line[..at], &line[at + 1..])?, true),
+        (Checksum::Required, None) => return Err(Refusal::ChecksumMissing),
+        (Checksum::Optional, None) => (line, false),
     };
-    let text = std::str::from_utf8(covered).map_err(|_| Refusal::NotText)?;
-    if let Some(control) = text.chars().find(|c| c.is_control() && *c != '\t') {
-        return Err(Refusal::Control(control));
+    let text = text(covered)?;
+    let (text, counter) = match checksum {
+        Checksum::Nmea | Checksum::None => (text, None),
+        Checksum::Required | Checksum::Optional => split_counter(text)?,
+    };
+    Ok(Body { inside: Inside::Text(text), counter, verified })
+}
+
+/// Verifies a packet whose stuffing was taken out. It holds a struct, or else a line.
+pub(super) fn split_packet(
+    packet: &[u8],
+    checksum: Checksum,
+    packed: bool,
+) -> Result<Body<'_>, Refusal> {
+    let (covered, verified) = match (checksum, packet.split_last_chunk()) {
+        (Checksum::None, _) => (packet, false),
+        (_, Some((covered, crc))) if u16::from_be_bytes(*crc) == crc16(covered) => (covered, true),
+        _ => return Err(Refusal::PacketChecksum),
+    };
+    if packed {
+        return Ok(Body { inside: Inside::Packed(covered), counter: None, verified });
     }
-    let (text, counter) = split_counter(text.trim())?;
-    Ok(Body { text, counter, verified })
+    let (text, counter) = split_counter(text(covered)?)?;
+    Ok(Body { inside: Inside::Text(text), counter, verified })
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Refusal> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Refusal::NotText)?;
+    match text.chars().find(|c| c.is_control() && *c != '\t') {
+        Some(control) => Err(Refusal::Control(control)),
+        None => Ok(text.trim()),
+    }
+}
+
+/// `$GPGGA,...*47`: all bytes between `$` and `*`, each exclusive-or the next.
+fn verify_nmea(line: &[u8]) -> Result<&[u8], Refusal> {
+    let line = line.trim_ascii();
+    let (covered, digits) = line.split_last_chunk::<3>().ok_or(Refusal::Nmea)?;
+    let [b'$' | b'!', summed @ ..] = covered else { return Err(Refusal::Nmea) };
+    let [b'*', digits @ ..] = digits else { return Err(Refusal::Nmea) };
+    let found = hex(digits).ok_or(Refusal::Nmea)? as u8;
+    let computed = summed.iter().fold(0, |sum, byte| sum ^ byte);
+    if found == computed { Ok(covered) } else { Err(Refusal::NmeaWrong { found, computed }) }
+}
+
+/// Upper case only: where both cases count, a flipped bit turns one right digit into another
+/// right digit.
+fn hex(digits: &[u8]) -> Option<u16> {
+    let strict = digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F'));
+    let digits = std::str::from_utf8(digits).ok().filter(|_| strict)?;
+    u16::from_str_radix(digits, 16).ok()
 }
 
 /// Where the checksum begins: the last `*`, unless a quoted text or an object ends after it.
@@ -47,12 +102,7 @@ fn star(line: &[u8]) -> Option<usize> {
 }
 
 fn verify<'l>(covered: &'l [u8], digits: &[u8]) -> Result<&'l [u8], Refusal> {
-    // Upper case only: where both cases count, a flipped bit turns one right digit into
-    // another right digit.
-    let strict =
-        digits.len() == 4 && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F'));
-    let found = std::str::from_utf8(digits).ok().filter(|_| strict);
-    let found = found.and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    let found = Some(digits).filter(|digits| digits.len() == 4).and_then(hex);
     let found = found.ok_or(Refusal::ChecksumDigits)?;
     let computed = crc16(covered);
     if found == computed { Ok(covered) } else { Err(Refusal::ChecksumWrong { found, computed }) }
@@ -159,10 +209,14 @@ mod tests {
         assert_eq!(crc16(b""), 0xFFFF);
     }
 
+    fn body(text: &str, counter: Option<u32>, verified: bool) -> Body<'_> {
+        Body { inside: Inside::Text(text), counter, verified }
+    }
+
     #[test]
     fn a_right_trailer_is_taken_off() {
         let line = signed("fruiting temp=24.5 #17");
-        let body = Body { text: "fruiting temp=24.5", counter: Some(17), verified: true };
+        let body = body("fruiting temp=24.5", Some(17), true);
         assert_eq!(required(&line), Ok(body));
         let line = signed("temp=24.5");
         assert_eq!(required(&line).unwrap().counter, None);
@@ -190,8 +244,7 @@ mod tests {
     #[test]
     fn a_line_without_a_checksum_counts_where_it_is_optional() {
         assert_eq!(required("temp=1 #2"), Err(Refusal::ChecksumMissing));
-        let body = Body { text: "temp=1", counter: Some(2), verified: false };
-        assert_eq!(optional("temp=1 #2"), Ok(body));
+        assert_eq!(optional("temp=1 #2"), Ok(body("temp=1", Some(2), false)));
     }
 
     #[test]
@@ -199,10 +252,44 @@ mod tests {
         for text in
             ["label=\"a*9C41\"", "label=\"a #5\"", "{\"label\":\"a*b\"}", "{\"a\":\"x #5\"}"]
         {
-            let body = Body { text, counter: None, verified: false };
-            assert_eq!(optional(text), Ok(body));
+            assert_eq!(optional(text), Ok(body(text, None, false)));
             let line = signed(text);
-            assert_eq!(required(&line).unwrap().text, text);
+            assert_eq!(required(&line), Ok(body(text, None, true)));
+        }
+    }
+
+    #[test]
+    fn where_nobody_looks_for_a_checksum_its_marks_are_characters() {
+        for text in ["2*3", "temp=1 #2", "a*9C41"] {
+            assert_eq!(split(text.as_bytes(), Checksum::None), Ok(body(text, None, false)));
+        }
+    }
+
+    #[test]
+    fn nmea_has_a_checksum_of_its_own() {
+        let nmea = |line: &'static str| split(line.as_bytes(), Checksum::Nmea);
+        let gga = "$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,";
+        let line = "$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,*47";
+        assert_eq!(nmea(line), Ok(body(gga, None, true)));
+        let damaged = "$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.5,M,46.9,M,,*47";
+        assert_eq!(nmea(damaged), Err(Refusal::NmeaWrong { found: 0x47, computed: 0x46 }));
+        for bad in ["", "*47", "$", "GPGGA*56", "$GPGGA", "$GPGGA*5", "$GPGGA*5a", "$GPGGA*0056"] {
+            assert_eq!(nmea(bad), Err(Refusal::Nmea), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_ends_with_its_crc() {
+        let mut packet = b"temp=1 #2".to_vec();
+        packet.extend(crc16(&packet).to_be_bytes());
+        let required = |packed| split_packet(&packet, Checksum::Required, packed);
+        assert_eq!(required(false), Ok(body("temp=1", Some(2), true)));
+        assert_eq!(required(true).unwrap().inside, Inside::Packed(b"temp=1 #2"));
+        let unverified = split_packet(b"\x01\x00", Checksum::None, true).unwrap();
+        assert_eq!((unverified.inside, unverified.verified), (Inside::Packed(&[1, 0]), false));
+        for damaged in [&packet[1..], &packet[..1], &[]] {
+            let refused = split_packet(damaged, Checksum::Required, true);
+            assert_eq!(refused, Err(Refusal::PacketChecksum));
         }
     }
 

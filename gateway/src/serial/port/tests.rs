@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
-use crate::serial::{Checksum, CountersNow, Format, crc16};
+use crate::serial::{Aggregate, Averaging, CountersNow, Place, crc16};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -62,14 +62,7 @@ impl Bench {
         let folder = TempDir::new().unwrap();
         let link = folder.path().join("board");
         let board = plug.then(|| Board::plug(&link));
-        let mut config = PortConfig {
-            name: "fruiting".into(),
-            path: link.clone(),
-            baud: 115_200,
-            format: Format::Native,
-            checksum: Checksum::Required,
-            reset_on_open: true,
-        };
+        let mut config = PortConfig::new("fruiting", link.clone());
         change(&mut config);
         let (readings_in, readings) = mpsc::channel(queue);
         let (events_in, events) = mpsc::channel(4);
@@ -185,7 +178,10 @@ async fn a_board_that_is_plugged_in_later_is_missed_once_and_then_read() {
 #[tokio::test]
 async fn dtr_stays_up_where_the_board_is_not_to_be_reset() {
     for reset_on_open in [true, false] {
-        let (mut bench, board) = Bench::start(10, true, |port| port.reset_on_open = reset_on_open);
+        let (mut bench, board) = Bench::start(10, true, |port| {
+            let path = port.place.path().to_owned();
+            port.place = Place::Device { path, baud: 115_200, reset_on_open };
+        });
         bench.opened().await;
         assert_eq!(board.unwrap().hangs_up_on_close(), reset_on_open);
         bench.handle.stop().await;
@@ -194,7 +190,9 @@ async fn dtr_stays_up_where_the_board_is_not_to_be_reset() {
 
 #[tokio::test]
 async fn a_file_that_is_no_port_is_named() {
-    let (mut bench, _) = Bench::start(10, false, |port| port.path = "/dev/null".into());
+    let (mut bench, _) = Bench::start(10, false, |port| {
+        *port = PortConfig::new("fruiting", "/dev/null");
+    });
     let reason = bench.lost().await;
     assert!(reason.contains("/dev/null") && reason.contains("is it a serial port?"), "{reason}");
     bench.handle.stop().await;
@@ -229,6 +227,63 @@ async fn events_that_nobody_takes_are_dropped_and_counted() {
     }
     // Opened and three boots fill the queue of four.
     bench.until(|now| now.events_dropped == 7).await;
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_was_asked_for_is_closed_for_a_while_and_opened_again() {
+    let (mut bench, board) = Bench::start(10, true, |_| {});
+    let mut board = board.unwrap();
+    bench.opened().await;
+    bench.handle.releaser.release(Duration::from_secs(3_600));
+    let released = bench.event().await;
+    assert!(matches!(released, PortEvent::Released { .. }), "{released:?}");
+    // The last close of the other side reads as EIO on a master.
+    let mut byte = [0];
+    assert_eq!(rustix::io::read(&board.0, &mut byte), Err(rustix::io::Errno::IO));
+    bench.handle.releaser.release(Duration::ZERO);
+    bench.opened().await;
+    board.write(&signed("temp=1 #1"));
+    assert_eq!(bench.reading().await, r#"fruiting {"temp":1}"#);
+    bench.handle.releaser.release(Duration::from_millis(1));
+    assert!(matches!(bench.event().await, PortEvent::Released { .. }));
+    bench.opened().await;
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn readings_of_a_window_are_one_and_a_stop_gives_out_the_open_one() {
+    let averaging = Averaging { window_ms: 1_000_000, keep: vec![Aggregate::Max] };
+    let (mut bench, board) =
+        Bench::start(10, true, |port| port.averaging = Some(averaging.clone()));
+    let mut board = board.unwrap();
+    bench.opened().await;
+    for n in 1..=3 {
+        board.write(&signed(&format!("temp={n} #{n}")));
+    }
+    let now = bench.until(|now| now.frames == 3).await;
+    assert_eq!(now.accepted_by_queue, 0);
+    let Bench { handle, mut readings, .. } = bench;
+    handle.stop().await;
+    let measured = readings.recv().await.unwrap();
+    assert_eq!(measured.metrics.to_json().unwrap(), r#"{"temp":3}"#);
+    assert_eq!(readings.recv().await, None);
+}
+
+#[tokio::test]
+async fn who_holds_a_busy_port_is_named_and_how_to_ask_for_it() {
+    let folder = TempDir::new().unwrap();
+    let link = folder.path().join("board");
+    let _board = Board::plug(&link);
+    let holder = tokio_serial::new(link.to_str().unwrap(), 9_600);
+    let _held = tokio_serial::SerialStream::open(&holder).unwrap();
+    let (mut bench, _) = Bench::start(10, false, |port| {
+        *port = PortConfig::new("fruiting", link.clone());
+    });
+    let reason = bench.lost().await;
+    for part in ["cannot be opened", "has it open", "fieldpost-gateway release"] {
+        assert!(reason.contains(part), "{part} is not in: {reason}");
+    }
     bench.handle.stop().await;
 }
 

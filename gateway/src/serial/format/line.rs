@@ -11,24 +11,10 @@
 //! A text without quotes contains no blank and none of `" # = *`: `24.5humidity=85` is a line
 //! that lost a blank, not a text.
 
-use std::borrow::Cow;
-
 use fieldpost_protocol::{Value, check_metric, check_source};
 
-use super::Refusal;
-use super::refusal::shown;
 use super::value::{Printed, word};
-
-/// What a line says, before its names are checked for duplicates.
-#[derive(Debug, PartialEq)]
-pub(super) struct Content<'l> {
-    /// If the line names one.
-    pub(super) source: Option<Cow<'l, str>>,
-    /// At least one; a name may stand twice.
-    pub(super) metrics: Vec<(Cow<'l, str>, Value)>,
-    /// How many of the values are null because they were no number.
-    pub(super) nulls: u64,
-}
+use super::{Content, Refusal, shown};
 
 /// A board's answer to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +32,7 @@ pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
     if body.starts_with(['!', '>', '@']) {
         return Err(Refusal::Mark(shown(body)));
     }
-    let mut content = Content { source: None, metrics: Vec::new(), nulls: 0 };
+    let mut content = Content::new();
     let mut rest = body;
     while !rest.is_empty() {
         let end = rest.find(BLANKS).unwrap_or(rest.len());
@@ -55,12 +41,7 @@ pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
                 let name = &rest[..at];
                 check_metric(name).map_err(Refusal::Metric)?;
                 let (value, after) = value(name, &rest[at + 1..])?;
-                content.nulls += u64::from(value == Printed::NotANumber);
-                let value = match value {
-                    Printed::Value(value) => value,
-                    Printed::NotANumber => Value::Null,
-                };
-                content.metrics.push((name.into(), value));
+                content.push(name.into(), value);
                 rest = after.trim_start_matches(BLANKS);
             }
             None if content.source.is_none() && content.metrics.is_empty() => {
@@ -71,7 +52,7 @@ pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
             None => return Err(Refusal::Word(shown(&rest[..end]))),
         }
     }
-    if content.metrics.is_empty() { Err(Refusal::Empty) } else { Ok(content) }
+    content.filled()
 }
 
 /// Reads the value at the front of `rest`; returns it and what follows.
@@ -108,7 +89,7 @@ fn quoted_text(quoted: &str) -> Option<(String, &str)> {
 }
 
 /// Reads `!boot fw=1.2.0`; returns what follows the word.
-pub(super) fn boot(body: &str) -> Result<&str, Refusal> {
+pub(in crate::serial) fn boot(body: &str) -> Result<&str, Refusal> {
     match body.split_once(BLANKS) {
         _ if body == "!boot" => Ok(""),
         Some(("!boot", text)) => Ok(text.trim_start()),
@@ -117,7 +98,7 @@ pub(super) fn boot(body: &str) -> Result<&str, Refusal> {
 }
 
 /// Reads `@42 ok on=1` or `@42 err no such pin`.
-pub(super) fn answer(body: &str) -> Result<Answer, Refusal> {
+pub(in crate::serial) fn answer(body: &str) -> Result<Answer, Refusal> {
     let mut words = body.splitn(3, BLANKS);
     let id = words.next().and_then(|mark| mark.strip_prefix('@'));
     // `parse` alone would take `@+42`.
@@ -136,6 +117,8 @@ const BLANKS: [char; 2] = [' ', '\t'];
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     #[test]

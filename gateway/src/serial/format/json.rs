@@ -13,17 +13,14 @@
 //!   integer beyond 64 bits becomes a float, `1e999` null.
 //! - JSON has no NaN; a line with one is no JSON, and refused.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use fieldpost_protocol::{Value, check_metric, check_source};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Refusal;
-use super::line::Content;
-use super::refusal::shown;
 use super::value::{Printed, number};
+use super::{Content, Refusal, shown};
 
 /// Objects within each other.
 const DEPTH_MAX: usize = 4;
@@ -31,7 +28,7 @@ const DEPTH_MAX: usize = 4;
 /// Reads a line of measurements.
 pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
     let Object(pairs) = serde_json::from_str(body).map_err(not_json)?;
-    let mut content = Content { source: None, metrics: Vec::new(), nulls: 0 };
+    let mut content = Content::new();
     let mut measured = Vec::with_capacity(pairs.len());
     for (key, raw) in pairs {
         if key != "source" {
@@ -41,7 +38,7 @@ pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
         }
     }
     flatten("", measured, 1, &mut content)?;
-    if content.metrics.is_empty() { Err(Refusal::Empty) } else { Ok(content) }
+    content.filled()
 }
 
 fn source(raw: &RawValue) -> Result<String, Refusal> {
@@ -67,21 +64,15 @@ fn flatten(
                 continue;
             }
             Some(b'[') => return Err(Refusal::JsonArray(shown(&name))),
-            Some(b'"') => string(&name, text)?,
-            Some(b't') => Value::Bool(true),
-            Some(b'f') => Value::Bool(false),
-            Some(b'n') => Value::Null,
-            _ => match number(text) {
-                Some(Printed::Value(value)) => value,
-                Some(Printed::NotANumber) => {
-                    content.nulls += 1;
-                    Value::Null
-                }
-                None => return Err(Refusal::Json(format!("{:?} is no number", shown(text)))),
-            },
+            Some(b'"') => Printed::Value(string(&name, text)?),
+            Some(b't') => Printed::Value(Value::Bool(true)),
+            Some(b'f') => Printed::Value(Value::Bool(false)),
+            Some(b'n') => Printed::Value(Value::Null),
+            _ => number(text)
+                .ok_or_else(|| Refusal::Json(format!("{:?} is no number", shown(text))))?,
         };
         check_metric(&name).map_err(Refusal::Metric)?;
-        content.metrics.push((Cow::Owned(name), value));
+        content.push(name.into(), value);
     }
     Ok(())
 }

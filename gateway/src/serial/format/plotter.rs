@@ -1,0 +1,154 @@
+//! What the serial plotter of the Arduino IDE reads. Pure.
+//!
+//! ```text
+//! line   = item { separator item }      separator: comma, semicolon, blanks, tabs
+//! item   = label ":" number | number
+//! header = label { separator label }    the names of the numbers without a label that follow
+//! ```
+//!
+//! A number without a label gets its name from the last header, else `value1`, `value2`... by
+//! its place. So a sketch that was written for the plotter needs no change.
+
+use fieldpost_protocol::check_metric;
+
+use super::value::{Printed, word};
+use super::{Content, Refusal, shown};
+
+/// Names of a header; a line of more words is none.
+const COLUMNS_MAX: usize = 64;
+
+/// What is known from the lines before.
+#[derive(Debug, Default)]
+pub(super) struct Plotter {
+    columns: Vec<String>,
+}
+
+impl Plotter {
+    /// Reads a line of measurements; `None`: a header, which measures nothing.
+    pub(super) fn reading<'l>(&mut self, body: &'l str) -> Result<Option<Content<'l>>, Refusal> {
+        let items = items(body)?;
+        if items.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        if items.iter().all(|item| item.label.is_none() && !is_number(item.text)) {
+            return self.take_header(&items).map(|()| None);
+        }
+        let mut content = Content::new();
+        let mut place = 0;
+        for Item { label, text } in items {
+            let name = match label {
+                Some(label) => {
+                    check_metric(label).map_err(Refusal::Metric)?;
+                    label.into()
+                }
+                None => {
+                    place += 1;
+                    let named = self.columns.get(place - 1).cloned();
+                    named.unwrap_or_else(|| format!("value{place}")).into()
+                }
+            };
+            content.push(name, number(text)?);
+        }
+        Ok(Some(content))
+    }
+
+    fn take_header(&mut self, items: &[Item<'_>]) -> Result<(), Refusal> {
+        if items.len() > COLUMNS_MAX {
+            return Err(Refusal::Number(shown(items[0].text)));
+        }
+        for item in items {
+            check_metric(item.text).map_err(|_| Refusal::Number(shown(item.text)))?;
+        }
+        self.columns = items.iter().map(|item| item.text.to_owned()).collect();
+        Ok(())
+    }
+}
+
+struct Item<'l> {
+    label: Option<&'l str>,
+    text: &'l str,
+}
+
+/// `temp:24.5`, `temp: 24.5` and `24.5`.
+fn items(body: &str) -> Result<Vec<Item<'_>>, Refusal> {
+    let mut items = Vec::new();
+    let mut waiting = None;
+    for part in body.split([',', ';', ' ', '\t']).filter(|part| !part.is_empty()) {
+        let (label, text) = match part.split_once(':') {
+            Some((label, text)) => (Some(label), text),
+            None => (waiting.take(), part),
+        };
+        if let Some(label) = waiting {
+            return Err(Refusal::ValueMissing(shown(label)));
+        }
+        if text.is_empty() {
+            waiting = label;
+        } else {
+            items.push(Item { label, text });
+        }
+    }
+    match waiting {
+        Some(label) => Err(Refusal::ValueMissing(shown(label))),
+        None => Ok(items),
+    }
+}
+
+fn number(text: &str) -> Result<Printed, Refusal> {
+    if is_number(text) { Ok(word(text)) } else { Err(Refusal::Number(shown(text))) }
+}
+
+fn is_number(text: &str) -> bool {
+    use fieldpost_protocol::Value::{Float, Int};
+    matches!(word(text), Printed::NotANumber | Printed::Value(Int(_) | Float(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(plotter: &mut Plotter, line: &str) -> Vec<(String, String)> {
+        let content = plotter.reading(line).unwrap().unwrap();
+        let told = content.metrics.into_iter();
+        told.map(|(name, value)| (name.into_owned(), format!("{value:?}"))).collect()
+    }
+
+    fn names(plotter: &mut Plotter, line: &str) -> Vec<String> {
+        metrics(plotter, line).into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn labels_may_stand_before_each_number_with_or_without_a_blank() {
+        let mut plotter = Plotter::default();
+        for line in
+            ["temp:24.5,hum:60", "temp: 24.5\thum: 60", "temp:24.5 hum:60", " temp: 24.5, hum: 60 "]
+        {
+            assert_eq!(names(&mut plotter, line), ["temp", "hum"], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_without_a_label_are_named_by_the_header_or_by_their_place() {
+        let mut plotter = Plotter::default();
+        assert_eq!(names(&mut plotter, "1, 2"), ["value1", "value2"]);
+        assert!(plotter.reading("temp\thum").unwrap().is_none());
+        assert_eq!(names(&mut plotter, "24.5\t60\t800"), ["temp", "hum", "value3"]);
+        assert_eq!(names(&mut plotter, "x:1 24.5"), ["x", "temp"]);
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused_and_nan_is_null() {
+        let mut plotter = Plotter::default();
+        assert_eq!(plotter.reading("temp:nan").unwrap().unwrap().nulls, 1);
+        for (line, why) in [
+            ("", Refusal::Empty),
+            (" , ", Refusal::Empty),
+            ("temp:", Refusal::ValueMissing("temp".into())),
+            ("temp: hum: 5", Refusal::ValueMissing("temp".into())),
+            ("temp:24.5C", Refusal::Number("24.5C".into())),
+            ("24.5 C", Refusal::Number("C".into())),
+            ("a=b c", Refusal::Number("a=b".into())),
+        ] {
+            assert_eq!(plotter.reading(line).unwrap_err(), why, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Where readings and events of a port go. Nothing here waits.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::sleep;
+
+use super::counters::count;
+use super::port::{Measured, PortEvent};
+use super::window::Window;
+use super::{Counters, Decoded, PortConfig};
+
+/// What whoever sent a line is told, where somebody can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// It is on its way into the outbox, or into an open window.
+    Taken,
+    /// It measures nothing that is kept.
+    Ignored,
+    /// Why it is not taken.
+    Refused(String),
+}
+
+/// See the module.
+pub(super) struct Outlet {
+    pub(super) port: Arc<str>,
+    clock: fn() -> i64,
+    readings: mpsc::Sender<Measured>,
+    events: mpsc::Sender<PortEvent>,
+    pub(super) counters: Arc<Counters>,
+    window: Option<Mutex<Window>>,
+}
+
+impl Outlet {
+    pub(super) fn new(
+        config: &PortConfig,
+        clock: fn() -> i64,
+        readings: mpsc::Sender<Measured>,
+        events: mpsc::Sender<PortEvent>,
+    ) -> Self {
+        Outlet {
+            port: config.name.clone(),
+            clock,
+            readings,
+            events,
+            counters: Arc::default(),
+            window: config.averaging.clone().map(|averaging| Mutex::new(Window::new(averaging))),
+        }
+    }
+
+    /// CLOCK_BOOTTIME.
+    pub(super) fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// Nobody takes readings any more: the process is ending.
+    pub(super) fn is_closed(&self) -> bool {
+        self.readings.is_closed()
+    }
+
+    /// Hands on what a line said. `None` for what is not about that line alone.
+    pub(super) fn give(&self, decoded: Decoded, boot_ms: i64) -> Option<Reply> {
+        let port = || self.port.clone();
+        match decoded {
+            Decoded::Reading { source, metrics } => {
+                return Some(self.reading(Measured { source, boot_ms, metrics }));
+            }
+            Decoded::Ignored => return Some(Reply::Ignored),
+            Decoded::Refused(refusal) => return Some(Reply::Refused(refusal.to_string())),
+            Decoded::Hint(text) => {
+                self.event(PortEvent::Hint { port: port(), text });
+                return None;
+            }
+            Decoded::Boot(text) => self.event(PortEvent::Boot { port: port(), text }),
+            // Nothing sends commands to boards yet, so nobody waits for this answer.
+            Decoded::Answer(answer) => {
+                tracing::debug!(port = %self.port, id = answer.id, "answer to no command of ours");
+            }
+        }
+        Some(Reply::Taken)
+    }
+
+    fn reading(&self, measured: Measured) -> Reply {
+        let Some(window) = &self.window else { return self.queue(measured) };
+        let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reply = Reply::Taken;
+        window.push(measured, |ended| reply = self.queue(ended));
+        reply
+    }
+
+    fn queue(&self, measured: Measured) -> Reply {
+        match self.readings.try_send(measured) {
+            Ok(()) => {
+                count(&self.counters.accepted_by_queue, 1);
+                Reply::Taken
+            }
+            Err(TrySendError::Full(_)) => {
+                count(&self.counters.refused_queue_full, 1);
+                Reply::Refused("the queue is full; send it again later".to_owned())
+            }
+            // The reader notices after this chunk.
+            Err(TrySendError::Closed(_)) => Reply::Refused("the gateway is ending".to_owned()),
+        }
+    }
+
+    /// Gives out windows as they end. Never returns.
+    pub(super) async fn end_windows(&self) {
+        let Some(window) = &self.window else { return std::future::pending().await };
+        loop {
+            let now_ms = self.now_ms();
+            let rest_ms = {
+                let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+                window.end_before(now_ms, |ended| drop(self.queue(ended)));
+                window.rest_ms(now_ms)
+            };
+            sleep(Duration::from_millis(rest_ms)).await;
+        }
+    }
+
+    /// The port is closing for good: what is in its open window is accepted as it stands.
+    pub(super) fn end(&self) {
+        if let Some(window) = &self.window {
+            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            window.end(self.now_ms(), |ended| drop(self.queue(ended)));
+        }
+    }
+
+    pub(super) fn event(&self, event: PortEvent) {
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            count(&self.counters.events_dropped, 1);
+            tracing::info!(?event, "nobody took this event of a port in time");
+        }
+    }
+}

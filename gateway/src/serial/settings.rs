@@ -1,0 +1,116 @@
+//! One port, as the configuration describes it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::format::{Format, Pattern};
+use super::rules::Rules;
+use super::window::Averaging;
+
+/// One port, as the configuration describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PortConfig {
+    /// The source of lines that name none; also how log and status call the port.
+    pub name: Arc<str>,
+    /// Where its bytes come from.
+    pub place: Place,
+    /// How a line is written.
+    pub format: Format,
+    /// How it is seen that a line came whole.
+    pub checksum: Checksum,
+    /// Lines that are passed over: banners, and what else is said for people.
+    pub ignore_lines: Vec<Pattern>,
+    /// What becomes of its metrics.
+    pub rules: Rules,
+    /// Readings of a while are kept as one.
+    pub averaging: Option<Averaging>,
+}
+
+impl PortConfig {
+    /// A device with everything as it is by default.
+    pub fn new(name: &str, path: impl Into<PathBuf>) -> PortConfig {
+        PortConfig {
+            name: name.into(),
+            place: Place::Device { path: path.into(), baud: BAUD_DEFAULT, reset_on_open: true },
+            format: Format::Native,
+            checksum: Checksum::Required,
+            ignore_lines: Vec::new(),
+            rules: Rules::default(),
+            averaging: None,
+        }
+    }
+}
+
+/// What sketches for newer boards say.
+pub(crate) const BAUD_DEFAULT: u32 = 115_200;
+
+/// Where the bytes of a port come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A serial device.
+    Device {
+        /// Best a stable name: `/dev/serial/by-id/...`.
+        path: PathBuf,
+        /// Bits per second.
+        baud: u32,
+        /// False keeps DTR up between openings, so that an Uno goes on running when the gateway
+        /// starts again. It works from the second opening on, where the driver allows it.
+        reset_on_open: bool,
+    },
+    /// A Unix socket that the gateway listens on: for scripts and daemons.
+    Socket(PathBuf),
+}
+
+impl Place {
+    /// The device, or the socket.
+    pub fn path(&self) -> &Path {
+        match self {
+            Place::Device { path, .. } | Place::Socket(path) => path,
+        }
+    }
+
+    /// Whether lines are told from the first byte on, and answered one by one.
+    pub(super) fn is_socket(&self) -> bool {
+        matches!(self, Place::Socket(_))
+    }
+}
+
+/// How it is seen that a line came whole. A checksum that is there and wrong is always refused,
+/// except where nobody looks for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// `*` and a CRC-16 at its end; lines without are refused.
+    Required,
+    /// Lines without one are taken, and counted as unverified.
+    Optional,
+    /// As GPS receivers have it: `$GPGGA,...*47`.
+    Nmea,
+    /// Nobody looks: `*` and `#` are characters as others.
+    None,
+}
+
+const CHECKSUMS: [(&str, Checksum); 4] = [
+    ("required", Checksum::Required),
+    ("optional", Checksum::Optional),
+    ("nmea", Checksum::Nmea),
+    ("none", Checksum::None),
+];
+
+impl FromStr for Checksum {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = CHECKSUMS.iter().find(|(known, _)| *known == word);
+        let words = CHECKSUMS.map(|(word, _)| format!("{word:?}")).join(" ");
+        known.map(|(_, checksum)| *checksum).ok_or_else(|| format!("allowed are {words}"))
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, _) = CHECKSUMS.iter().find(|(_, known)| known == self).expect("all stand there");
+        f.write_str(word)
+    }
+}

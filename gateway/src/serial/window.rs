@@ -1,0 +1,386 @@
+//! Readings of a while become one: what a sensor says each second is kept once a minute. Pure.
+//!
+//! ```text
+//! 24.1  24.3  24.2 | 24.5 ...        average = "1m", keep = ["mean", "max"]
+//! `---- window ---´|                 -> temp_mean = 24.2, temp_max = 24.3, at the window's end
+//! ```
+//!
+//! Windows lie end to end on the clock of the kernel. What is in an open window has not been
+//! accepted: a power cut takes it, a stop of the gateway does not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use fieldpost_protocol::{Metrics, Value, check_metric};
+
+use super::port::Measured;
+use super::rules::tidy;
+
+/// What is kept of the numbers in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aggregate {
+    /// Their mean.
+    Mean,
+    /// The lowest.
+    Min,
+    /// The highest.
+    Max,
+    /// The last one.
+    Last,
+}
+
+const AGGREGATES: [(&str, Aggregate); 4] = [
+    ("mean", Aggregate::Mean),
+    ("min", Aggregate::Min),
+    ("max", Aggregate::Max),
+    ("last", Aggregate::Last),
+];
+
+impl FromStr for Aggregate {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = AGGREGATES.iter().find(|(known, _)| *known == word);
+        let words = AGGREGATES.map(|(word, _)| format!("{word:?}")).join(" ");
+        known.map(|(_, kind)| *kind).ok_or_else(|| format!("allowed are {words}"))
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, _) = AGGREGATES.iter().find(|(_, kind)| kind == self).expect("all stand there");
+        f.write_str(word)
+    }
+}
+
+/// How a port's readings are put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Averaging {
+    /// The length of a window, milliseconds.
+    pub window_ms: i64,
+    /// None twice. One alone keeps the metric's name; of several each adds its own: `temp_mean`,
+    /// `temp_max`.
+    pub keep: Vec<Aggregate>,
+}
+
+impl Averaging {
+    /// What a metric is called afterwards.
+    pub fn names(&self, metric: &str) -> Vec<String> {
+        match &self.keep[..] {
+            [_] => vec![metric.to_owned()],
+            several => several.iter().map(|kind| format!("{metric}_{kind}")).collect(),
+        }
+    }
+}
+
+/// Names and texts of a window, bytes: a board that makes up names cannot fill the memory, and what
+/// a window gives out fits a batch.
+const HELD_BYTES_MAX: usize = 128 * 1024;
+/// What a metric takes beside its name.
+const METRIC_BYTES: usize = 64;
+
+/// The open window of a port.
+#[derive(Debug)]
+pub(super) struct Window {
+    averaging: Averaging,
+    /// Its number, counted from the boot.
+    open: i64,
+    sources: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Metric>>,
+    held_bytes: usize,
+}
+
+/// What is known of one metric.
+#[derive(Debug)]
+enum Metric {
+    Numbers {
+        count: u32,
+        sum: f64,
+        min: Value,
+        max: Value,
+        last: Value,
+    },
+    /// What is no number has no mean.
+    Last(Value),
+}
+
+impl Window {
+    pub(super) fn new(averaging: Averaging) -> Self {
+        Window { averaging, open: i64::MIN, sources: BTreeMap::new(), held_bytes: 0 }
+    }
+
+    /// Takes a reading in. Gives out the window that ended before it; and a reading for which
+    /// there is no room, as it is.
+    pub(super) fn push(&mut self, measured: Measured, mut give: impl FnMut(Measured)) {
+        self.end_before(measured.boot_ms, &mut give);
+        self.open = self.number(measured.boot_ms);
+        let Measured { source, metrics, .. } = &measured;
+        let known = self.sources.get(source);
+        let growth: usize = metrics
+            .iter()
+            .map(|(name, value)| match known.and_then(|known| known.get(name)) {
+                Some(_) => text_bytes(value),
+                None => METRIC_BYTES + source.len() + name.len() + text_bytes(value),
+            })
+            .sum();
+        if self.held_bytes + growth > HELD_BYTES_MAX {
+            return give(measured);
+        }
+        self.held_bytes += growth;
+        let known = self.sources.entry(measured.source).or_default();
+        for (name, value) in measured.metrics.iter() {
+            match known.get_mut(name) {
+                Some(metric) => self.held_bytes -= metric.take(value.clone()),
+                None => {
+                    known.insert(name.clone(), Metric::new(value.clone()));
+                }
+            }
+        }
+    }
+
+    /// Gives out the window that has ended by now, if anything is in it.
+    pub(super) fn end_before(&mut self, boot_ms: i64, give: impl FnMut(Measured)) {
+        if self.number(boot_ms) > self.open {
+            self.end(boot_ms, give);
+        }
+    }
+
+    /// Gives out the open window, ended or not: the port is closing.
+    pub(super) fn end(&mut self, boot_ms: i64, mut give: impl FnMut(Measured)) {
+        let end_ms = self.open.saturating_add(1).saturating_mul(self.averaging.window_ms);
+        self.held_bytes = 0;
+        for (source, metrics) in std::mem::take(&mut self.sources) {
+            // Two metrics may end up under one name: `t` with its maximum, and a `t_max` of its own.
+            let mut kept = BTreeMap::new();
+            for (name, metric) in metrics {
+                metric.keep(name, &self.averaging, &mut kept);
+            }
+            if let Ok(metrics) = Metrics::new(kept.into_iter().collect()) {
+                give(Measured { source, boot_ms: end_ms.min(boot_ms), metrics });
+            }
+        }
+    }
+
+    /// Milliseconds from now to the end of the window that is open now.
+    pub(super) fn rest_ms(&self, boot_ms: i64) -> u64 {
+        let window_ms = self.averaging.window_ms;
+        (window_ms - boot_ms.rem_euclid(window_ms)) as u64
+    }
+
+    fn number(&self, boot_ms: i64) -> i64 {
+        boot_ms.div_euclid(self.averaging.window_ms)
+    }
+}
+
+impl Metric {
+    fn new(value: Value) -> Self {
+        match number(&value) {
+            Some(sum) => Metric::Numbers {
+                count: 1,
+                sum,
+                min: value.clone(),
+                max: value.clone(),
+                last: value,
+            },
+            None => Metric::Last(value),
+        }
+    }
+
+    /// Null is no number and takes none away. Returns the bytes of text that went.
+    fn take(&mut self, value: Value) -> usize {
+        match (&mut *self, number(&value)) {
+            (Metric::Numbers { count, sum, min, max, last }, Some(next)) => {
+                *count += 1;
+                *sum += next;
+                if is_less(&value, min) {
+                    min.clone_from(&value);
+                }
+                if is_less(max, &value) {
+                    max.clone_from(&value);
+                }
+                *last = value;
+                0
+            }
+            (Metric::Numbers { .. }, None) if value == Value::Null => 0,
+            (Metric::Last(before), _) => {
+                let went = text_bytes(before);
+                *self = Metric::new(value);
+                went
+            }
+            _ => {
+                *self = Metric::new(value);
+                0
+            }
+        }
+    }
+
+    fn keep(self, name: Arc<str>, averaging: &Averaging, kept: &mut BTreeMap<Arc<str>, Value>) {
+        let Metric::Numbers { count, sum, min, max, last } = self else {
+            if let Metric::Last(value) = self {
+                kept.insert(name, value);
+            }
+            return;
+        };
+        let mean = tidy(sum / f64::from(count));
+        let value = |aggregate: &Aggregate| match aggregate {
+            Aggregate::Mean if mean.is_finite() => Value::Float(mean),
+            Aggregate::Mean => Value::Null,
+            Aggregate::Min => min.clone(),
+            Aggregate::Max => max.clone(),
+            Aggregate::Last => last.clone(),
+        };
+        let names = averaging.names(&name);
+        if names.iter().any(|name| check_metric(name).is_err()) {
+            // It has no room for a suffix.
+            kept.insert(name, value(&averaging.keep[0]));
+            return;
+        }
+        for (name, aggregate) in names.iter().zip(&averaging.keep) {
+            kept.insert(name.as_str().into(), value(aggregate));
+        }
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Int(whole) => Some(*whole as f64),
+        Value::Float(float) => Some(*float),
+        _ => None,
+    }
+}
+
+/// Of two numbers. Integers beyond 2^53 are told apart, too.
+fn is_less(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Int(a), Value::Int(b)) => a < b,
+        _ => number(a) < number(b),
+    }
+}
+
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE_MS: i64 = 60_000;
+
+    fn window(keep: &[Aggregate]) -> Window {
+        Window::new(Averaging { window_ms: MINUTE_MS, keep: keep.to_vec() })
+    }
+
+    fn measured<V: Into<Value>>(source: &str, boot_ms: i64, name: &str, value: V) -> Measured {
+        let metrics = Metrics::new(vec![(name.into(), value.into())]).unwrap();
+        Measured { source: source.into(), boot_ms, metrics }
+    }
+
+    fn shown(measured: &Measured) -> String {
+        let json = measured.metrics.to_json().unwrap();
+        format!("{} {json} at {}", measured.source, measured.boot_ms)
+    }
+
+    fn push(window: &mut Window, measured: Measured) -> Vec<String> {
+        let mut all = Vec::new();
+        window.push(measured, |measured| all.push(shown(&measured)));
+        all
+    }
+
+    #[test]
+    fn a_minute_of_seconds_is_one_reading_at_its_end() {
+        use Aggregate::{Last, Max, Mean, Min};
+        let mut window = window(&[Mean, Min, Max, Last]);
+        let mut given = Vec::new();
+        for second in 0..=60 {
+            let temp = 20.0 + f64::from(second % 10) / 10.0;
+            given.extend(push(&mut window, measured("gh", 1_000 * i64::from(second), "t", temp)));
+        }
+        let minute = r#"gh {"t_last":20.9,"t_max":20.9,"t_mean":20.45,"t_min":20.0} at 60000"#;
+        assert_eq!(given, [minute]);
+    }
+
+    #[test]
+    fn one_aggregate_keeps_the_name_and_integers_stay_whole() {
+        let mut least = window(&[Aggregate::Min]);
+        let huge = i64::MAX - 1;
+        for value in [i64::MAX, huge] {
+            push(&mut least, measured("a", 5, "n", value));
+        }
+        let given = push(&mut least, measured("a", MINUTE_MS, "n", 0));
+        assert_eq!(given, [format!(r#"a {{"n":{huge}}} at 60000"#)]);
+        let mut mean = window(&[Aggregate::Mean]);
+        push(&mut mean, measured("a", 0, "n", 1));
+        push(&mut mean, measured("a", 1, "n", 2));
+        assert_eq!(push(&mut mean, measured("a", MINUTE_MS, "n", 0)), [r#"a {"n":1.5} at 60000"#]);
+    }
+
+    #[test]
+    fn texts_keep_their_last_value_and_null_takes_no_number_away() {
+        let mut window = window(&[Aggregate::Mean]);
+        for value in [Value::from(2), Value::Null, Value::from(4)] {
+            push(&mut window, measured("a", 0, "n", value));
+        }
+        push(&mut window, measured("a", 0, "door", "open"));
+        push(&mut window, measured("a", 0, "door", "shut"));
+        let given = push(&mut window, measured("a", MINUTE_MS, "n", 0));
+        assert_eq!(given, [r#"a {"door":"shut","n":3.0} at 60000"#]);
+    }
+
+    #[test]
+    fn a_window_ends_without_a_next_reading_and_a_stop_gives_it_out_before_its_end() {
+        let mut window = window(&[Aggregate::Mean]);
+        let mut given = Vec::new();
+        push(&mut window, measured("a", 30_000, "n", 1));
+        window.end_before(59_999, |measured| given.push(shown(&measured)));
+        assert!(given.is_empty());
+        assert_eq!(window.rest_ms(59_999), 1);
+        window.end_before(60_000, |measured| given.push(shown(&measured)));
+        assert_eq!(given, [r#"a {"n":1.0} at 60000"#]);
+        push(&mut window, measured("a", 70_000, "n", 3));
+        window.end(80_000, |measured| given.push(shown(&measured)));
+        assert_eq!(given[1..], [r#"a {"n":3.0} at 80000"#]);
+        window.end(80_000, |_| panic!("it is empty"));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_kept_as_it_is() {
+        let mut window = window(&[Aggregate::Mean, Aggregate::Max]);
+        let mut passed = 0;
+        for n in 0..10_000 {
+            passed += push(&mut window, measured("a", 0, &format!("n{n}"), n)).len();
+        }
+        let mut kept = 0;
+        window.end(1, |measured| kept += measured.metrics.len() / 2);
+        assert_eq!(passed + kept, 10_000);
+        assert!(passed > 0 && window.held_bytes == 0, "{passed} passed, {kept} kept");
+        for n in 0..10_000 {
+            let text = format!("{n:0>100}");
+            assert!(push(&mut window, measured("a", 1, "text", text.as_str())).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_name_without_room_for_a_suffix_keeps_its_first_aggregate() {
+        let longest = (1..).map(|n| "x".repeat(n)).take_while(|name| check_metric(name).is_ok());
+        let longest = longest.last().unwrap();
+        let mut window = window(&[Aggregate::Max, Aggregate::Min]);
+        push(&mut window, measured("a", 0, &longest, 1));
+        push(&mut window, measured("a", 0, &longest, 2));
+        let given = push(&mut window, measured("a", MINUTE_MS, "n", 0));
+        assert_eq!(given, [format!(r#"a {{"{longest}":2}} at 60000"#)]);
+    }
+
+    #[test]
+    fn a_mean_beyond_every_float_is_null() {
+        let mut window = window(&[Aggregate::Mean]);
+        push(&mut window, measured("a", 0, "n", f64::MAX));
+        push(&mut window, measured("a", 0, "n", f64::MAX));
+        let given = push(&mut window, measured("a", MINUTE_MS, "n", 0));
+        assert_eq!(given, [r#"a {"n":null} at 60000"#]);
+    }
+}
