@@ -13,7 +13,6 @@ mod disk;
 mod faults;
 mod files;
 mod path;
-mod ports;
 mod recorder;
 
 use std::path::PathBuf;

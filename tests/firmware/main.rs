@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
 
 mod answers;
+mod captures;
 mod library;
 mod path;
 

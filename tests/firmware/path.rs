@@ -49,7 +49,12 @@ impl Account {
                     } else {
                         account.sent.push(measured(text)?);
                     }
-                    account.gaps += last.map_or(0, |last: u64| counter - last - 1);
+                    let expected = last.map_or(counter, |last: u64| last + 1);
+                    ensure!(
+                        counter >= expected,
+                        "#{counter} came where #{expected} was due: {line:?}"
+                    );
+                    account.gaps += counter - expected;
                     last = Some(counter);
                 }
                 Told::Lost(_) if was_reset => account.lost_reset += 1,
