@@ -13,6 +13,7 @@ mod disk;
 mod faults;
 mod files;
 mod path;
+mod ports;
 mod recorder;
 
 use std::path::PathBuf;

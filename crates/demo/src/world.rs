@@ -52,6 +52,10 @@ pub struct Settings {
     pub gateway: Vec<(&'static str, String)>,
     /// More lines for sections of `bridge.toml`: (section, line).
     pub bridge: Vec<(&'static str, String)>,
+    /// More lines for the `[[port]]` of the board.
+    pub port: Vec<String>,
+    /// More `[[port]]` sections; `{dir}` stands for the world's folder.
+    pub ports: String,
     /// The gateway knows of a broker.
     pub broker: bool,
     /// The folder of the gateway's outbox; `None`: the world's.
@@ -82,6 +86,8 @@ impl Settings {
             baud: 115_200,
             gateway: Vec::new(),
             bridge: Vec::new(),
+            port: Vec::new(),
+            ports: String::new(),
             broker: true,
             external: None,
             gateway_wrapper: Vec::new(),

@@ -84,6 +84,19 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A Unix socket: the kernel takes no longer path.
+pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0..=SOCKET_PATH_BYTES_MAX => path(text),
+        bytes => Err(format!(
+            "it has {bytes} bytes, and the path of a socket at most {SOCKET_PATH_BYTES_MAX}; choose a shorter one"
+        )),
+    }
+}
+
+/// `sun_path` of unix(7), without its NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err("it is empty; write the path of a file".to_owned()),

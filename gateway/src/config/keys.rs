@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fieldpost_protocol::{BATCH_READINGS_MAX, Topics};
 
-use super::allowed::{boolean, duration, filled, host, number, parsed, path, size, when_full};
+use super::allowed::{
+    self, boolean, duration, filled, host, number, parsed, path, size, when_full,
+};
 use super::section::{Kind, Section};
 use super::{
     Alerts, Broker, Ca, ClientCertificate, Control, Device, Login, Outbox, Password, Publish,
@@ -197,7 +199,7 @@ pub(super) fn control(mut section: Section<'_>) -> Control {
     let socket =
         section.or("socket", Kind::Text, "/run/fieldpost/control.sock", |text| match text {
             "" => Ok(None),
-            text => path(text).map(Some),
+            text => allowed::socket(text).map(Some),
         });
     section.finish();
     Control { socket }

@@ -8,7 +8,7 @@ use fieldpost_protocol::{check_metric, check_source};
 use toml::Table;
 
 use super::PortConfig;
-use super::allowed::{boolean, duration, filled, finite, number, path};
+use super::allowed::{boolean, duration, filled, finite, number, path, socket};
 use super::read::sub_tables;
 use super::section::{Kind, Overrides, Report, Section, key_text};
 use crate::serial::{
@@ -73,14 +73,14 @@ pub(super) fn port(
 
 fn place(section: &mut Section<'_>) -> Option<Place> {
     if section.has("socket") {
-        let socket = section.optional("socket", Kind::Text, path);
+        let place = section.optional("socket", Kind::Text, socket);
         for key in ["path", "baud", "reset_on_open"] {
             if section.has(key) {
                 section.pass_over(key);
                 section.conflict(key, "a socket has none; write path for a serial device, or socket for a Unix socket");
             }
         }
-        return socket.map(Place::Socket);
+        return place.map(Place::Socket);
     }
     let next = "write the device's path, such as path = \"/dev/serial/by-id/...\" (`ls /dev/serial/by-id` shows what is plugged in), or socket = \"/run/fieldpost/readings.sock\" for lines from scripts";
     let device = section.required("path", Kind::Text, next, path);

@@ -20,6 +20,7 @@ impl World {
             ("system", "interval = \"10s\"\n".to_owned()),
             ("alerts", String::new()),
             ("status", format!("file = \"{}\"\nheartbeat = \"5s\"\n", self.status().display())),
+            ("control", format!("socket = \"{}\"\n", self.control_socket())),
         ];
         if self.settings.broker {
             let way = self.relay.as_ref().map(Relay::address);
@@ -36,14 +37,22 @@ impl World {
         let (port, baud) = (self.port(), self.settings.baud);
         let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
         text.push_str(&format!(
-            "[[port]]\nname = \"arduino\"\npath = \"{}\"\nbaud = {baud}\nchecksum = \"{checksum}\"\n\n\
+            "[[port]]\nname = \"arduino\"\npath = \"{}\"\nbaud = {baud}\nchecksum = \"{checksum}\"\n{}\n{}\n\
              [meta.sources.fruiting]\nname = \"Fruiting chamber\"\n\
              [meta.sources.fruiting.metrics.temp]\nunit = \"°C\"\n\
              [meta.sources.fruiting.metrics.humidity]\nunit = \"%\"\n\
              [meta.sources.fruiting.metrics.co2]\nunit = \"ppm\"\n",
-            port.display()
+            port.display(),
+            self.settings.port.iter().map(|line| format!("{line}\n")).collect::<String>(),
+            self.settings.ports.replace("{dir}", &dir.to_string()),
         ));
         write(&self.dir.join("gateway.toml"), &text)
+    }
+
+    /// In the folder, unless that lies so deep that no socket can.
+    fn control_socket(&self) -> String {
+        let path = self.dir.join("control.sock").display().to_string();
+        if path.len() <= SOCKET_PATH_BYTES_MAX { path } else { String::new() }
     }
 
     pub(super) fn write_bridge_config(&self) -> anyhow::Result<()> {
@@ -62,6 +71,9 @@ impl World {
         write(&self.dir.join("bridge.toml"), &joined(sections, &self.settings.bridge)?)
     }
 }
+
+/// What unix(7) allows.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The text of a configuration, with further lines in its sections.
 fn joined(

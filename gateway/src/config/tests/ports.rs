@@ -69,6 +69,8 @@ fn a_socket_takes_the_place_of_a_device() {
     assert_says(&both, &["port.s.path", "write path for a serial device, or socket"]);
     let twice = mistake(&format!("{socket}{}", socket.replace("\"s\"", "\"t\"")));
     assert_says(&twice, &["\"s\" has the same path"]);
+    let long = mistake(&socket.replace("/run/s", &"/run".repeat(30)));
+    assert_says(&long, &["port.s.socket", "it has 120 bytes", "at most 107"]);
     let none = mistake("[[port]]\nname = \"s\"");
     assert_says(&none, &["port.s.path is missing", "or socket ="]);
 }
