@@ -4,7 +4,9 @@
 
 #![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
 
+mod deb;
 mod notify;
+mod units;
 
 use std::path::PathBuf;
 

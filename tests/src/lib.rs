@@ -6,6 +6,7 @@ pub mod broker;
 pub mod client;
 pub mod disk;
 pub mod fill;
+pub mod machine;
 pub mod mosquitto;
 pub mod netns;
 pub mod proxy;
