@@ -7,6 +7,7 @@
 mod deb;
 mod notify;
 mod units;
+mod wear;
 
 use std::path::PathBuf;
 

@@ -22,6 +22,7 @@ const NO_LOG_FLUSH: u32 = 2;
 /// See the module.
 pub struct Disk {
     dir: tempfile::TempDir,
+    options: String,
     mounted: bool,
 }
 
@@ -31,11 +32,20 @@ impl Disk {
     /// # Errors
     /// Without root or e2fsprogs, and where the machine has no loop devices.
     pub fn new(size_mib: u32) -> anyhow::Result<Disk> {
+        Disk::with_options(size_mib, "relatime")
+    }
+
+    /// The same with other mount options than ext4's own.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_options(size_mib: u32, options: &str) -> anyhow::Result<Disk> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "this test mounts a file system of its own and needs root"
         );
-        let mut disk = Disk { dir: tempfile::tempdir()?, mounted: false };
+        let options = format!("loop,{options}");
+        let mut disk = Disk { dir: tempfile::tempdir()?, options, mounted: false };
         std::fs::create_dir(disk.path())?;
         let image = std::fs::File::create(disk.image())?;
         image.set_len(u64::from(size_mib) << 20)?;
@@ -65,7 +75,7 @@ impl Disk {
     /// # Errors
     /// What `mount` says.
     pub fn mount(&mut self) -> anyhow::Result<()> {
-        run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.path()))?;
+        run(Command::new("mount").args(["-o", &self.options]).arg(self.image()).arg(self.path()))?;
         self.mounted = true;
         Ok(())
     }

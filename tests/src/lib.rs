@@ -14,4 +14,5 @@ pub mod rig;
 pub mod series;
 pub mod soak;
 pub mod strace;
+pub mod wear;
 pub mod wired;
