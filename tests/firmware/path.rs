@@ -8,10 +8,16 @@ use fieldpost_demo::judge::read_only;
 use fieldpost_demo::world::{DEVICE, Programs, Settings};
 use fieldpost_protocol::Metrics;
 use fieldpost_tests::avr::{AvrBoard, Told, library};
+use fieldpost_tests::broker::Broker;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, chance, pass, wait_until};
 use serde_json::Value as Json;
 
 use crate::tools;
+
+on_each_broker! {
+    a_minute_of_unplugs_and_resets_loses_no_line_that_was_sent_and_counts_the_others,
+}
 
 /// What the board is put through takes so long.
 const TIME: Duration = Duration::from_secs(60);
@@ -112,14 +118,15 @@ fn said(rig: &Rig) -> anyhow::Result<Json> {
     Ok(device.context("the bridge knows the device")?["status"].clone())
 }
 
-#[test]
-fn a_minute_of_unplugs_and_resets_loses_no_line_that_was_sent_and_counts_the_others()
--> anyhow::Result<()> {
+fn a_minute_of_unplugs_and_resets_loses_no_line_that_was_sent_and_counts_the_others(
+    broker: Broker,
+) -> anyhow::Result<()> {
     let mut chance = chance();
-    let mut rig = Rig::new(Settings::new(Programs::Files {
+    let programs = Programs::Files {
         gateway: PathBuf::from(env!("CARGO_BIN_EXE_test-gateway")),
         bridge: PathBuf::from(env!("CARGO_BIN_EXE_test-bridge")),
-    }))?;
+    };
+    let mut rig = Rig::on(broker, Settings::new(programs))?;
     let sketch = library().join("examples/Greenhouse/Greenhouse.ino");
     let firmware = tools().build(&sketch, rig.world.dir())?;
     rig.world.start_bridge()?;
