@@ -13,7 +13,7 @@ use fieldpost_tests::fill;
 use fieldpost_tests::machine::Machine;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
-use crate::settings;
+use crate::{settings, without_cargo};
 
 const GATEWAY: &str = "fieldpost-gateway.service";
 const BRIDGED: &str = "fieldpost-bridge.service";
@@ -31,14 +31,7 @@ fn cache() -> PathBuf {
 fn build(dir: &Path) -> anyhow::Result<Packages> {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/deb"));
     command.args(["--profile", "dev", "--output"]).arg(dir).env("DEB_FAST", "1");
-    for (variable, _) in std::env::vars_os() {
-        // What the cargo that runs this test has set lets ring, and what stands on it, be built anew.
-        let name = variable.to_string_lossy();
-        if name.starts_with("CARGO_") && name != "CARGO_HOME" {
-            command.env_remove(&variable);
-        }
-    }
-    let output = command.output().context("running scripts/deb")?;
+    let output = without_cargo(&mut command).output().context("running scripts/deb")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "scripts/deb ended with {}: {said}", output.status);
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)?.flatten().map(|it| it.path()).collect();

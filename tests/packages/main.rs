@@ -4,12 +4,14 @@
 
 #![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
 
+mod arm;
 mod deb;
 mod notify;
 mod units;
 mod wear;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use fieldpost_demo::world::{Programs, Settings};
 
@@ -19,4 +21,16 @@ fn settings() -> Settings {
         gateway: PathBuf::from(env!("CARGO_BIN_EXE_test-gateway")),
         bridge: PathBuf::from(env!("CARGO_BIN_EXE_test-bridge")),
     })
+}
+
+/// For a script that runs cargo: what the cargo that runs this test has set lets ring, and what stands
+/// on it, be built anew.
+fn without_cargo(command: &mut Command) -> &mut Command {
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("CARGO_") && name != "CARGO_HOME" {
+            command.env_remove(&variable);
+        }
+    }
+    command
 }
