@@ -198,16 +198,19 @@ fn send(config: &Config, line: &str, port: Option<&str>) -> anyhow::Result<()> {
     let mut unreadable = None;
     let lines = lines.map_while(|line| line.map_err(|error| unreadable = Some(error)).ok());
     let lines = lines.filter(|line| !line.trim().is_empty());
-    let answers = crate::local::exchange(socket, lines).map_err(anyhow::Error::msg)?;
+    let (mut all, mut refused) = (0, 0);
+    let answered = |answer: String| {
+        all += 1;
+        if answer.starts_with("refused") {
+            refused += 1;
+            eprintln!("{answer}");
+        }
+    };
+    crate::local::exchange(socket, lines, answered).map_err(anyhow::Error::msg)?;
     if let Some(error) = unreadable {
         return Err(error).context("reading the standard input");
     }
-    let refused: Vec<&String> =
-        answers.iter().filter(|answer| answer.starts_with("refused")).collect();
-    for answer in &refused {
-        eprintln!("{answer}");
-    }
-    match (answers.len(), refused.len()) {
+    match (all, refused) {
         (0, _) => anyhow::bail!("nothing was sent: there is no line"),
         (_, 0) => Ok(()),
         (all, refused) => anyhow::bail!("{refused} of {all} lines were refused"),

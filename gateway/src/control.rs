@@ -77,8 +77,9 @@ fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
 /// # Errors
 /// What is wrong, and what to do, for a person.
 pub(crate) fn ask(path: &Path, request: &str) -> Result<String, String> {
-    let answers = exchange(path, [request.to_owned()])?;
-    match answers.first().and_then(|answer| answer.split_once(": ")) {
+    let mut said = String::new();
+    exchange(path, [request.to_owned()], |answer| said = answer)?;
+    match said.split_once(": ") {
         Some(("done", done)) => Ok(done.to_owned()),
         Some(("refused", why)) => Err(why.to_owned()),
         _ => Err(format!("{} gave no answer; look at the gateway's log", path.display())),

@@ -87,14 +87,15 @@ async fn remove_left_over(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Sends lines to a gateway that runs, and returns its answer to each.
+/// Sends lines to a gateway that runs, and tells its answer to each as it comes.
 ///
 /// # Errors
 /// What is wrong, and what to do, for a person.
 pub(crate) fn exchange(
     path: &Path,
     lines: impl IntoIterator<Item = String>,
-) -> Result<Vec<String>, String> {
+    mut answered: impl FnMut(String),
+) -> Result<(), String> {
     let failed = |error: io::Error| {
         let next = match error.kind() {
             ErrorKind::PermissionDenied => "are you in the gateway's group, or root?",
@@ -106,15 +107,12 @@ pub(crate) fn exchange(
     stream.set_read_timeout(Some(ANSWER_MAX)).map_err(failed)?;
     stream.set_write_timeout(Some(ANSWER_MAX)).map_err(failed)?;
     let mut answers = BufReader::new(stream.try_clone().map_err(failed)?).lines();
-    let mut all = Vec::new();
+    let ended = || failed(io::Error::other("it has closed the connection"));
     for line in lines {
         writeln!(&stream, "{line}").map_err(failed)?;
-        match answers.next() {
-            Some(answer) => all.push(answer.map_err(failed)?),
-            None => break,
-        }
+        answered(answers.next().ok_or_else(ended)?.map_err(failed)?);
     }
-    Ok(all)
+    Ok(())
 }
 
 #[cfg(test)]

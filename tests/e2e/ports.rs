@@ -49,7 +49,7 @@ text = true
     let mut rig = Rig::on(broker, settings)?;
     let send =
         |rig: &Rig, port: &str, line: &str| rig.world.run_gateway(&["send", "--port", port, line]);
-    let early = send(&rig, "script", "temp=1").unwrap_err().to_string();
+    let early = send(&rig, "script", "temp=1").expect_err("refused").to_string();
     assert!(early.contains("does the gateway run"), "{early}");
     rig.world.start_bridge()?;
     rig.world.start_gateway()?;
@@ -62,10 +62,10 @@ text = true
         ("lora", "hxb:", "1 of 1 lines were refused"),
         ("arduino", "temp=1", "those that are: script, lora"),
     ] {
-        let error = send(&rig, port, line).unwrap_err().to_string();
+        let error = send(&rig, port, line).expect_err("refused").to_string();
         assert!(error.contains(said), "{port} {line}: {error}");
     }
-    let unnamed = rig.world.run_gateway(&["send", "temp=1"]).unwrap_err().to_string();
+    let unnamed = rig.world.run_gateway(&["send", "temp=1"]).expect_err("refused").to_string();
     assert!(unnamed.contains("--port: script, lora"), "{unnamed}");
     let storage = rig.world.storage();
     wait_until("both in storage", SOON, || {
@@ -147,7 +147,7 @@ fn a_port_that_was_asked_for_is_free_for_a_while_and_nothing_else_is_lost(
     rig.world.start_gateway()?;
     rig.plug(50.0)?;
     rig.wait_accepting()?;
-    let wrong = rig.world.run_gateway(&["release", "attic"]).unwrap_err().to_string();
+    let wrong = rig.world.run_gateway(&["release", "attic"]).expect_err("refused").to_string();
     assert!(wrong.contains("ports are: arduino"), "{wrong}");
     let said = rig.world.run_gateway(&["release", "arduino", "10m"])?;
     assert!(said.contains("arduino is closed for 600s"), "{said}");

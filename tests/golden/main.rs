@@ -21,6 +21,7 @@ mod payload;
 mod python;
 mod reliability;
 mod samples;
+mod sensors;
 mod size;
 mod tidy;
 mod vectors;
