@@ -3,7 +3,8 @@
 //! ```text
 //! line   = item { separator item }      separator: comma, semicolon, blanks, tabs
 //! item   = label ":" number | number
-//! header = label { separator label }    the names of the numbers without a label that follow
+//! header = label { separator label }    the names of the numbers without a label that follow; where
+//!                                       there are two or more, each may have a ":" behind it
 //! ```
 //!
 //! A number without a label gets its name from the last header, else `value1`, `value2`... by
@@ -26,6 +27,9 @@ pub(super) struct Plotter {
 impl Plotter {
     /// Reads a line of measurements; `None`: a header, which measures nothing.
     pub(super) fn reading<'l>(&mut self, body: &'l str) -> Result<Option<Content<'l>>, Refusal> {
+        if let Some(labels) = bare_labels(body) {
+            return self.take_header(&labels).map(|()| None);
+        }
         let items = items(body)?;
         if items.is_empty() {
             return Err(Refusal::Empty);
@@ -64,6 +68,17 @@ impl Plotter {
     }
 }
 
+/// `temp:,hum:`: labels without a number. One alone is a line that lost its number.
+fn bare_labels<'l>(body: &'l str) -> Option<Vec<Item<'l>>> {
+    let label = |part: &'l str| part.strip_suffix(':').map(|text| Item { label: None, text });
+    let labels = parts(body).map(label).collect::<Option<Vec<_>>>()?;
+    (labels.len() > 1).then_some(labels)
+}
+
+fn parts(body: &str) -> impl Iterator<Item = &str> {
+    body.split([',', ';', ' ', '\t']).filter(|part| !part.is_empty())
+}
+
 struct Item<'l> {
     label: Option<&'l str>,
     text: &'l str,
@@ -73,7 +88,7 @@ struct Item<'l> {
 fn items(body: &str) -> Result<Vec<Item<'_>>, Refusal> {
     let mut items = Vec::new();
     let mut waiting = None;
-    for part in body.split([',', ';', ' ', '\t']).filter(|part| !part.is_empty()) {
+    for part in parts(body) {
         let (label, text) = match part.split_once(':') {
             Some((label, text)) => (Some(label), text),
             None => (waiting.take(), part),
@@ -133,6 +148,11 @@ mod tests {
         assert!(plotter.reading("temp\thum").unwrap().is_none());
         assert_eq!(names(&mut plotter, "24.5\t60\t800"), ["temp", "hum", "value3"]);
         assert_eq!(names(&mut plotter, "x:1 24.5"), ["x", "temp"]);
+        for header in ["temp:,hum:", "temp: hum:", "temp:\thum:"] {
+            let mut plotter = Plotter::default();
+            assert!(plotter.reading(header).unwrap().is_none(), "{header:?}");
+            assert_eq!(names(&mut plotter, "24.5,60"), ["temp", "hum"]);
+        }
     }
 
     #[test]
