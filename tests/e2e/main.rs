@@ -8,6 +8,7 @@
 mod acl;
 mod alerts;
 mod backlog;
+mod brokers;
 mod demo;
 mod disk;
 mod faults;

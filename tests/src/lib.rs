@@ -9,6 +9,7 @@ pub mod fill;
 pub mod machine;
 pub mod mosquitto;
 pub mod netns;
+pub mod others;
 pub mod proxy;
 pub mod rig;
 pub mod series;

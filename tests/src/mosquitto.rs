@@ -26,6 +26,8 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 pub struct Mosquitto {
     dir: PathBuf,
     address: SocketAddr,
+    /// Which of the shipped configurations, without its ending.
+    shipped: &'static str,
     /// Bound and never listening: nobody else gets the port while the broker is down.
     _port: TcpSocket,
     /// Lines of the configuration that differ: key, and the rest of the line; `None` leaves it out.
@@ -50,6 +52,29 @@ impl Mosquitto {
     /// # Errors
     /// Where mosquitto is not installed, or there is no such address.
     pub fn new(dir: &Path, listen: IpAddr) -> anyhow::Result<Mosquitto> {
+        let mut mosquitto = Mosquitto::of("mosquitto", dir, listen)?;
+        let ca = mosquitto.dir.join("certs/ca.pem");
+        mosquitto.set("cafile", &ca.display().to_string());
+        Ok(mosquitto)
+    }
+
+    /// On 127.0.0.1 with `config/mosquitto-hosted.conf`, as a hosted broker is: its one user has this
+    /// password. Not started yet.
+    ///
+    /// # Errors
+    /// Where mosquitto is not installed.
+    pub fn hosted(dir: &Path, user: &str, password: &str) -> anyhow::Result<Mosquitto> {
+        let mut mosquitto = Mosquitto::of("mosquitto-hosted", dir, Ipv4Addr::LOCALHOST.into())?;
+        let passwords = mosquitto.dir.join("passwords");
+        let mut command = Command::new("mosquitto_passwd");
+        let output = command.arg("-b").arg("-c").arg(&passwords).args([user, password]).output();
+        let output = output.context("running mosquitto_passwd, of Debian's package mosquitto")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        mosquitto.set("password_file", &passwords.display().to_string());
+        Ok(mosquitto)
+    }
+
+    fn of(shipped: &'static str, dir: &Path, listen: IpAddr) -> anyhow::Result<Mosquitto> {
         ensure!(
             Path::new(PROGRAM).exists(),
             "{PROGRAM} is not there; it is in Debian's package mosquitto (apt-get install mosquitto)"
@@ -70,9 +95,8 @@ impl Mosquitto {
         let certs = dir.join("certs");
         let certs = certs.display();
         let mut mosquitto =
-            Mosquitto { dir, address, _port: port, changes: BTreeMap::new(), child: None };
+            Mosquitto { dir, address, shipped, _port: port, changes: BTreeMap::new(), child: None };
         mosquitto.set("listener", &format!("{} {listen}", address.port()));
-        mosquitto.set("cafile", &format!("{certs}/ca.pem"));
         mosquitto.set("certfile", &format!("{certs}/broker.pem"));
         mosquitto.set("keyfile", &format!("{certs}/broker.key"));
         mosquitto.set("acl_file", &mosquitto.acl().display().to_string());
@@ -80,7 +104,7 @@ impl Mosquitto {
             // Else it becomes the user "mosquitto", who may not read the folder.
             mosquitto.set("user", "root");
         }
-        let rules = std::fs::read(checkout().join("config/mosquitto.acl"))?;
+        let rules = std::fs::read(checkout().join(format!("config/{shipped}.acl")))?;
         std::fs::write(mosquitto.acl(), rules)?;
         // mosquitto complains of rules that others can read.
         std::fs::set_permissions(mosquitto.acl(), Permissions::from_mode(0o600))?;
@@ -203,7 +227,8 @@ impl Mosquitto {
     /// The shipped configuration with the changes: each line stays where it was, since some belong
     /// to the listener above them.
     fn write_conf(&self) -> anyhow::Result<PathBuf> {
-        let shipped = std::fs::read_to_string(checkout().join("config/mosquitto.conf"))?;
+        let shipped = checkout().join(format!("config/{}.conf", self.shipped));
+        let shipped = std::fs::read_to_string(shipped)?;
         let mut changes: Vec<(&str, Option<&str>)> =
             self.changes.iter().map(|(key, value)| (&**key, value.as_deref())).collect();
         let mut text = String::new();
@@ -233,6 +258,7 @@ impl Drop for Mosquitto {
     }
 }
 
-fn checkout() -> &'static Path {
+/// The repository's root.
+pub fn checkout() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

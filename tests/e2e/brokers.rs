@@ -1,0 +1,5 @@
+//! The path on brokers that somebody else runs, or that are no mosquitto, with the settings and files
+//! that docs/brokers.md gives.
+
+mod others;
+mod path;
