@@ -4,6 +4,7 @@
 //! document   topics.md: its tables and its fenced blocks
 //! diag       CBOR diagnostic notation, to compare examples with bytes
 //! payload    which payload a topic carries, and how it is read and written again
+//! brokers    docs/brokers.md held against programs, files and sizes
 //! contract   every topic, limit and word of the code stands in topics.md
 //! examples   every example of topics.md is what the code would send
 //! samples    what the vectors hold
@@ -13,6 +14,7 @@
 //! tidy       what a compiler does not look at
 //! ```
 
+mod brokers;
 mod contract;
 mod diag;
 mod document;

@@ -5,6 +5,7 @@ pub mod avr;
 pub mod broker;
 pub mod client;
 pub mod disk;
+pub mod documented;
 pub mod fill;
 pub mod machine;
 pub mod mosquitto;

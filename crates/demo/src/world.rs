@@ -62,6 +62,9 @@ pub struct Settings {
     pub outbox_dir: Option<PathBuf>,
     /// A broker that the caller runs, instead of the embedded one.
     pub external: Option<External>,
+    /// Gateway and bridge use the CA and the certificates of the world's folder; else what the lines
+    /// of [`Settings::gateway`] and [`Settings::bridge`] say.
+    pub certificates: bool,
     /// In front of the gateway's command line: a program that executes it in its place.
     pub gateway_wrapper: Vec<String>,
 }
@@ -90,6 +93,7 @@ impl Settings {
             ports: String::new(),
             broker: true,
             external: None,
+            certificates: true,
             gateway_wrapper: Vec::new(),
             outbox_dir: None,
         }

@@ -27,10 +27,13 @@ impl World {
             let way = way.or(self.settings.external.map(|external| external.gateway));
             let way = way.context("there is no broker to connect to")?;
             let (host, port) = (way.ip(), way.port());
-            let broker = format!(
-                "host = \"{host}\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\n\
-                 client_cert = \"{dir}/certs/{DEVICE}.pem\"\nclient_key = \"{dir}/certs/{DEVICE}.key\"\n"
-            );
+            let mut broker = format!("host = \"{host}\"\nport = {port}\n");
+            if self.settings.certificates {
+                broker.push_str(&format!(
+                    "ca = \"{dir}/certs/ca.pem\"\nclient_cert = \"{dir}/certs/{DEVICE}.pem\"\n\
+                     client_key = \"{dir}/certs/{DEVICE}.key\"\n"
+                ));
+            }
             sections.push(("broker", broker));
         }
         let mut text = joined(sections, &self.settings.gateway)?;
@@ -57,16 +60,14 @@ impl World {
 
     pub(super) fn write_bridge_config(&self) -> anyhow::Result<()> {
         let (dir, port) = (self.dir.display(), self.broker_address.port());
+        let mut broker = format!("host = \"127.0.0.1\"\nport = {port}\n");
+        if self.settings.certificates {
+            broker.push_str(&format!("ca = \"{dir}/certs/ca.pem\"\ncert_dir = \"{dir}/certs\"\n"));
+        }
         let sections = vec![
             ("bridge", format!("name = \"{BRIDGE}\"\n")),
             ("storage", format!("path = \"{dir}/bridge.db\"\n")),
-            (
-                "broker",
-                format!(
-                    "host = \"127.0.0.1\"\nport = {port}\nca = \"{dir}/certs/ca.pem\"\n\
-                     cert_dir = \"{dir}/certs\"\n"
-                ),
-            ),
+            ("broker", broker),
         ];
         write(&self.dir.join("bridge.toml"), &joined(sections, &self.settings.bridge)?)
     }
