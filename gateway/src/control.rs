@@ -61,9 +61,10 @@ fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
         .iter()
         .find(|releaser| *releaser.port == *port)
         .ok_or_else(|| format!("there is no port {port:?}; ports are: {}", names()))?;
-    let time = parse_duration(time)?;
+    let allowed = |why: String| format!("{time:?}: {why}; allowed are 0s to 1h");
+    let time = parse_duration(time).map_err(allowed)?;
     if time > RELEASE_MAX {
-        return Err(format!("{time:?} is too long; allowed are 0s to 1h"));
+        return Err(allowed("that is too long".to_owned()));
     }
     releaser.release(time);
     Ok(match time {

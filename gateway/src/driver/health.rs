@@ -27,7 +27,7 @@ impl Driver {
                 self.alerts.raise(boot_ms, "port_lost", Some(&port), Severity::Warning, reason);
             }
             PortEvent::Released { port, time } => {
-                tracing::info!(%port, seconds = time.as_secs(), "port closed: it was asked for");
+                tracing::info!(%port, seconds = time.as_millis().div_ceil(1_000), "port closed: it was asked for");
                 self.mark_port(&port, false, true);
             }
             PortEvent::Hint { port, text } => {
