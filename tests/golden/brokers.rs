@@ -91,3 +91,27 @@ fn topics_subscriptions_and_messages_are_as_small_as_hosted_brokers_want() {
     let bytes = longest.len() + envelope.encode().len();
     assert!((96 * 1024..97 * 1024).contains(&bytes), "{bytes}; AWS takes 128 KiB");
 }
+
+/// A test in which a program connects is to run on mosquitto, too; these have none.
+const WITHOUT_BROKER: [&str; 4] = [
+    "a_recorder_says_that_it_is_one",
+    "a_storage_of_a_newer_bridge_is_refused_and_left_as_it_is",
+    "a_wrong_configuration_is_refused_with_key_value_and_what_is_allowed",
+    "the_template_that_is_printed_passes_the_check",
+];
+
+#[test]
+fn every_end_to_end_test_in_which_a_program_connects_runs_on_each_broker() {
+    let mut once = BTreeSet::new();
+    for file in std::fs::read_dir(root().join("tests/e2e")).unwrap().flatten() {
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        for function in text.split("\nfn ").filter(|function| function.contains("Rig::new(")) {
+            once.insert(function.split('(').next().unwrap_or_default().to_owned());
+        }
+    }
+    let expected: BTreeSet<String> = WITHOUT_BROKER.map(str::to_owned).into();
+    assert_eq!(
+        once, expected,
+        "left: on the embedded broker alone; use Rig::on and on_each_broker!"
+    );
+}

@@ -64,6 +64,21 @@ impl Client {
         Ok(client)
     }
 
+    /// The same, again and again: a broker may need a moment to forget who had this client id.
+    ///
+    /// # Errors
+    /// After [`SOON`], with the last reason.
+    pub fn connect_again(options: &Options) -> anyhow::Result<Client> {
+        let mut last = Client::connect(options.clone());
+        let waited = wait_until("a connection at last", SOON, || {
+            if last.is_err() {
+                last = Client::connect(options.clone());
+            }
+            Ok(last.is_ok())
+        });
+        waited.and(last)
+    }
+
     /// Publishes at QoS 1, one after the other, and waits for every puback. Which means: the broker
     /// has them, and whatever it sent to this client before is here, too.
     ///

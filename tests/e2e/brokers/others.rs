@@ -36,9 +36,15 @@ impl World {
         Options { subscriptions, ..options(&certs, user, self.broker.address().port()) }
     }
 
+    /// RabbitMQ refuses a client that comes back at once under its id now and then.
+    fn connect(&self, options: Options) -> anyhow::Result<Client> {
+        Client::connect_again(&options)
+    }
+
     fn walk(&mut self, retained_by_wildcard: bool) -> anyhow::Result<()> {
         let operator = self.options(OPERATOR, &[]);
-        let watch = |subscriptions| Client::connect(Options { subscriptions, ..operator.clone() });
+        let watch =
+            |subscriptions| Client::connect_again(&Options { subscriptions, ..operator.clone() });
         let broker = &mut self.broker;
         let restart = &mut || {
             broker.kill()?;
@@ -52,13 +58,13 @@ impl World {
         self.rig.world.stop_gateway()?;
         self.rig.world.stop_bridge()?;
         let own = |leaf: &str| format!("devices/{DEVICE}/{leaf}");
-        let watch = Client::connect(self.options(OPERATOR, &["devices/#", "bridge/#"]))?;
+        let watch = self.connect(self.options(OPERATOR, &["devices/#", "bridge/#"]))?;
         let mut forbidden: Vec<String> =
             ["sync/state", "sync/acks", "commands", "config/desired"].map(own).to_vec();
         forbidden.extend(["sensor_data", "status"].map(|leaf| format!("devices/somebody/{leaf}")));
         forbidden.push("bridge/bridge/status".to_owned());
         for topic in &forbidden {
-            let mut device = Client::connect(self.options(DEVICE, &[]))?;
+            let mut device = self.connect(self.options(DEVICE, &[]))?;
             // Taken or refused, it is not to arrive.
             let taken = device.publish([(topic.clone(), b"forbidden".to_vec())], false);
             println!("{DEVICE} to {topic}: {taken:?}");
@@ -66,14 +72,10 @@ impl World {
         for topic in ["devices/somebody/status", "bridge/bridge/status"] {
             let payload = b"forbidden".to_vec();
             let will = Some(Will { topic: topic.to_owned(), payload, retain: false });
-            let device = Client::connect(Options { will, ..self.options(DEVICE, &[]) });
-            println!("{DEVICE} with its will on {topic}: {:?}", device.as_ref().err());
-            if let Ok(device) = device {
-                device.break_connection()?;
-            }
+            self.connect(Options { will, ..self.options(DEVICE, &[]) })?.break_connection()?;
         }
-        let mut out = Client::connect(self.options(OUT, &[]))?;
-        let mut device = Client::connect(self.options(DEVICE, &[]))?;
+        let mut out = self.connect(self.options(OUT, &[]))?;
+        let mut device = self.connect(self.options(DEVICE, &[]))?;
         for topic in &forbidden[..4] {
             out.publish([(topic.clone(), b"allowed".to_vec())], false)?;
         }
@@ -89,12 +91,13 @@ impl World {
         for filter in
             ["devices/somebody/commands", "devices/+/commands", "devices/+/sensor_data", "#"]
         {
-            let refused = Client::connect(self.options(DEVICE, &[filter])).err();
-            println!("{DEVICE} reads {filter}: {refused:?}");
-            assert!(refused.is_some(), "{DEVICE} may read {filter}");
+            let filters = self.options(DEVICE, &[filter]);
+            // Not once only: that may have another reason.
+            let refused = (0..3).all(|_| Client::connect(filters.clone()).is_err());
+            assert!(refused, "{DEVICE} may read {filter}");
         }
         let commands = own("commands");
-        let device = Client::connect(self.options(DEVICE, &[&commands]))?;
+        let device = self.connect(self.options(DEVICE, &[&commands]))?;
         out.publish([(commands.clone(), b"yours".to_vec())], false)?;
         device.wait_message("a command", |it| it.topic == commands)?;
         Ok(())
@@ -105,16 +108,16 @@ impl World {
 impl World {
     /// A certificate is not bound to a client id: whoever has one can end another's connection.
     fn lets_a_session_be_taken_over(&self) -> anyhow::Result<()> {
-        let bridge = Client::connect(self.options(OUT, &[]))?;
+        let bridge = self.connect(self.options(OUT, &[]))?;
         let intruder = Options { client_id: OUT.to_owned(), ..self.options(DEVICE, &[]) };
-        let _intruder = Client::connect(intruder)?;
+        let _intruder = self.connect(intruder)?;
         wait_until("the takeover", SOON, || Ok(bridge.times_disconnected() > 0))
     }
 
     /// What a message with a dot in its topic becomes; `None`: the end of the connection.
     fn dotted(&self, topic: &str) -> anyhow::Result<Option<String>> {
-        let watch = Client::connect(self.options(OPERATOR, &["devices/#"]))?;
-        let mut device = Client::connect(self.options(DEVICE, &[]))?;
+        let watch = self.connect(self.options(OPERATOR, &["devices/#"]))?;
+        let mut device = self.connect(self.options(DEVICE, &[]))?;
         if device.publish([(topic.to_owned(), b"dotted".to_vec())], false).is_err() {
             return Ok(None);
         }
@@ -124,14 +127,14 @@ impl World {
     /// What is retained does not come to a filter with a wildcard, and does to the topic itself.
     fn keeps_what_is_retained_from_wildcards(&self) -> anyhow::Result<()> {
         let (topic, live) = (format!("devices/{DEVICE}/meta"), format!("devices/{DEVICE}/live/x"));
-        let mut device = Client::connect(self.options(DEVICE, &[]))?;
+        let mut device = self.connect(self.options(DEVICE, &[]))?;
         device.publish([(topic.clone(), b"kept".to_vec())], true)?;
-        let watch = Client::connect(self.options(OPERATOR, &["devices/+/meta", &live]))?;
+        let watch = self.connect(self.options(OPERATOR, &["devices/+/meta", &live]))?;
         device.publish([(live.clone(), b"later".to_vec())], false)?;
         watch.wait_message("what came later", |it| it.topic == live)?;
         assert!(watch.received().iter().all(|it| it.topic != topic), "it came to a wildcard");
         drop(watch);
-        let watch = Client::connect(self.options(OPERATOR, &[&topic]))?;
+        let watch = self.connect(self.options(OPERATOR, &[&topic]))?;
         watch.wait_message("what is retained", |it| it.topic == topic && it.retain)?;
         Ok(())
     }

@@ -37,12 +37,17 @@ impl Path<'_> {
         watcher.wait_message("the gateway's will", |it| self.says(it, false, false))?;
         rig.world.bridge.take().context("it runs")?.kill()?;
         watcher.wait_message("the bridge's will", |it| self.says(it, true, false))?;
-        // Whoever comes now is told the same.
+        // Whoever comes now is told the same; RabbitMQ keeps a will a moment after it has said it.
         drop(watcher);
+        wait_until("retained wills", SOON, || {
+            let watcher = self.watch()?;
+            let retained = |topic: String| {
+                watcher.wait_message("what is retained", |it| it.topic == topic && it.retain)
+            };
+            let (gateway, bridge) = (retained(self.status())?, retained(self.bridge())?);
+            Ok(self.says(&gateway, false, false) && self.says(&bridge, true, false))
+        })?;
         let watcher = self.watch()?;
-        for bridge in [false, true] {
-            watcher.wait_message("a retained will", |it| self.says(it, bridge, false))?;
-        }
 
         let before = rig.ledger.len();
         rig.world.start_bridge()?;
