@@ -1,12 +1,10 @@
 //! Files and messages of a newer version, and what a person gets to read.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use fieldpost_demo::world::DEVICE;
-use fieldpost_mqtt::{Ca, ClientCertificate, Event, Message, Options, Qos, Session, Tls, Token};
 use fieldpost_protocol::{Topic, Topics};
 use fieldpost_tests::broker::Broker;
+use fieldpost_tests::client::{Client, options};
 use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 use rusqlite::Connection;
@@ -71,48 +69,12 @@ fn a_batch_of_an_unknown_version_is_not_stored_and_an_alarm_says_to_update(
 
 /// Publishes as the device, with its certificate, and waits for the puback.
 fn publish(rig: &Rig, topic: &Topic, payload: Vec<u8>) -> anyhow::Result<()> {
+    // The bridge may not have subscribed yet, and the broker keeps nothing.
+    rig.world.wait_bridge_online(0)?;
+    let port = rig.world.broker_address().port();
     let certs = rig.world.dir().join("certs");
-    let client = ClientCertificate {
-        cert: certs.join(format!("{DEVICE}.pem")),
-        key: certs.join(format!("{DEVICE}.key")),
-    };
-    let options = Options {
-        host: "127.0.0.1".to_owned(),
-        port: rig.world.broker_address().port(),
-        tls: Tls::On { ca: Ca::File(certs.join("ca.pem")), client: Some(client) },
-        client_id: DEVICE.to_owned(),
-        ..Options::default()
-    };
-    let topic = Topics::default().name(topic);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (session, mut events) = Session::start(options)?;
-        let work = async {
-            while let Some(event) = events.recv().await {
-                match event {
-                    Event::Connected { connection } => {
-                        // The bridge may not have subscribed yet, and the broker keeps nothing.
-                        let message = Message {
-                            topic: topic.clone(),
-                            payload: payload.clone(),
-                            qos: Qos::AtLeastOnce,
-                            retain: false,
-                            token: Token(1),
-                        };
-                        wait_until("the bridge", SOON, || {
-                            Ok(std::fs::read_to_string(rig.world.log("bridge"))?.contains("online"))
-                        })?;
-                        session.publish(connection, message)?;
-                    }
-                    Event::Puback { .. } => return anyhow::Ok(()),
-                    Event::Disconnected { reason, .. } => anyhow::bail!("{reason}"),
-                    Event::Message(_) => {}
-                }
-            }
-            anyhow::bail!("the session has ended")
-        };
-        tokio::time::timeout(Duration::from_secs(60), work).await.context("no puback")?
-    })
+    let mut device = Client::connect(options(&certs, DEVICE, port))?;
+    device.publish([(Topics::default().name(topic), payload)], false)
 }
 
 #[test]
