@@ -153,6 +153,8 @@ pub async fn run(
         config: config.clone(),
     };
     let mut inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
+    // The ports' tasks come by once: a port that can be opened at once is open.
+    tokio::task::yield_now().await;
     // Neither a network nor a port is waited for: it records from here on.
     driver.alive.service.ready();
     let end = driver.run(&mut inputs).await;

@@ -10,7 +10,7 @@ use fieldpost_gateway::clock::Now;
 use fieldpost_gateway::serial::Measured;
 use fieldpost_protocol::Metrics;
 use fieldpost_tests::fill;
-use fieldpost_tests::machine::Machine;
+use fieldpost_tests::machine::{Machine, Network};
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{settings, without_cargo};
@@ -20,15 +20,15 @@ const BRIDGED: &str = "fieldpost-bridge.service";
 const WAITING: i64 = 100_000;
 
 /// Gateway and bridge.
-type Packages = [PathBuf; 2];
+pub(crate) type Packages = [PathBuf; 2];
 
 /// What outlives a run of the tests.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("machines")
 }
 
 /// The packages as `scripts/deb` makes them, but from a quick build.
-fn build(dir: &Path) -> anyhow::Result<Packages> {
+pub(crate) fn build(dir: &Path) -> anyhow::Result<Packages> {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/deb"));
     command.args(["--profile", "dev", "--output"]).arg(dir).env("DEB_FAST", "1");
     let output = without_cargo(&mut command).output().context("running scripts/deb")?;
@@ -284,7 +284,7 @@ fn a_package_is_installed_upgraded_with_100_000_readings_waiting_removed_and_pur
     let packages = build(dir.path())?;
     let mut machine = Machine::new(&cache())?;
     install_where_nothing_runs(&machine, &packages)?;
-    machine.boot()?;
+    machine.boot(Network::Host)?;
     install(&machine, &packages)?;
 
     let (rig, _mosquitto) = Rig::on_mosquitto(settings())?;

@@ -8,6 +8,7 @@ mod arm;
 mod deb;
 mod notify;
 mod units;
+mod walk;
 mod wear;
 
 use std::path::PathBuf;

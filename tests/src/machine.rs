@@ -1,5 +1,5 @@
 //! A Debian machine for packages: a folder that debootstrap has filled, and systemd in it as the
-//! first process of namespaces of its own. The kernel and the network are the host's.
+//! first process of namespaces of its own. The kernel is the host's.
 //!
 //! ```text
 //! bookworm.tar  --unpack-->  root/  --chroot-->  as an image builder has it: nothing runs
@@ -20,7 +20,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::rig::{SOON, wait_until};
 
 /// What is in the base besides debootstrap's smallest choice.
-const INCLUDED: &str = "systemd,ca-certificates,adduser";
+const INCLUDED: [&str; 5] = ["adduser", "ca-certificates", "mosquitto", "sudo", "systemd"];
+/// Units that would touch the host's terminals, modules and ports.
+const MASKED: [&str; 4] =
+    ["getty.target", "console-getty.service", "systemd-modules-load.service", "mosquitto.service"];
 const BOOT: &str = include_str!("machine/boot.sh");
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -28,6 +31,15 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub struct Machine {
     dir: tempfile::TempDir,
     running: Option<Running>,
+}
+
+/// What a machine reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// All that the host reaches, also its loopback.
+    Host,
+    /// Itself: every port is free.
+    Own,
 }
 
 /// Dropped, it is switched off.
@@ -55,12 +67,11 @@ impl Machine {
         let machine = Machine { dir: tempfile::tempdir_in(cache)?, running: None };
         std::fs::create_dir(machine.root())?;
         said(Command::new("tar").arg("-C").arg(machine.root()).arg("-xpf").arg(base))?;
-        // What would touch the host's terminals and modules.
-        for unit in ["getty.target", "console-getty.service", "systemd-modules-load.service"] {
-            std::os::unix::fs::symlink(
-                "/dev/null",
-                machine.root().join("etc/systemd/system").join(unit),
-            )?;
+        // As its owner answers.
+        let apt = machine.root().join("etc/apt/apt.conf.d/90yes");
+        std::fs::write(apt, "APT::Get::Assume-Yes \"true\";\n")?;
+        for unit in MASKED {
+            std::os::unix::fs::symlink("/dev/null", machine.unit(unit))?;
         }
         Ok(machine)
     }
@@ -70,11 +81,23 @@ impl Machine {
         self.dir.path().join("root")
     }
 
+    fn unit(&self, name: &str) -> PathBuf {
+        self.root().join("etc/systemd/system").join(name)
+    }
+
+    /// Lets a unit start that machines have, and that would take a port of the host's.
+    ///
+    /// # Errors
+    /// When it is none of those.
+    pub fn unmask(&self, unit: &str) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.unit(unit))?)
+    }
+
     /// Starts systemd, and waits until it takes commands.
     ///
     /// # Errors
     /// When it does not within [`SOON`].
-    pub fn boot(&mut self) -> anyhow::Result<()> {
+    pub fn boot(&mut self, network: Network) -> anyhow::Result<()> {
         let group = Group::new(self.dir.path())?;
         let join = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
         let log = File::create(self.dir.path().join("boot.log"))?;
@@ -82,6 +105,7 @@ impl Machine {
             .args(["--pdeathsig", "KILL", "sh", "-c", join, "sh"])
             .arg(&group.0)
             .args(["unshare", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork"])
+            .args((network == Network::Own).then_some("--net"))
             .args(["--kill-child=KILL", "sh", "-c", BOOT, "sh"])
             .arg(self.root())
             .stdin(Stdio::null())
@@ -132,7 +156,14 @@ impl Machine {
     /// # Errors
     /// When it fails: with what it said.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        said(&mut self.command(arguments))
+        said(&mut self.command(arguments)).with_context(|| {
+            // What a unit that does not start has said.
+            let journal = self.command(&["journalctl", "--no-pager", "-n", "20"]).output();
+            journal.map_or_else(
+                |_| String::new(),
+                |it| String::from_utf8_lossy(&it.stdout).into_owned(),
+            )
+        })
     }
 
     /// A property of a unit, as systemd shows it.
@@ -221,14 +252,14 @@ fn base(cache: &Path) -> anyhow::Result<PathBuf> {
     let release = std::fs::read_to_string("/etc/os-release")?;
     let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let suite = suite.context("/etc/os-release names no VERSION_CODENAME: is this Debian?")?;
-    let base = cache.join(format!("{suite}.tar"));
+    let base = cache.join(format!("{suite}-{}.tar", INCLUDED.join("-")));
     if base.exists() {
         return Ok(base);
     }
     let dir = tempfile::tempdir_in(cache)?;
     let root = dir.path().join("root");
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", &format!("--include={INCLUDED}"), suite]);
+    command.args(["--variant=minbase", &format!("--include={}", INCLUDED.join(",")), suite]);
     command.arg(&root).arg(mirror(suite)?);
     if let Some(proxy) = proxy() {
         command.env("http_proxy", proxy);

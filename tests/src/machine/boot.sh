@@ -1,6 +1,8 @@
 # The first process of a machine's own process namespace: makes the folder in $1 its root, and becomes systemd.
 set -eu
 root=$1
+# In a network of its own nothing else is there; in the host's it is up.
+ip link set lo up
 mount --make-rprivate /
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
