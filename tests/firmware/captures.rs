@@ -108,7 +108,9 @@ fn every_capture_is_read_as_its_folder_says() -> anyhow::Result<()> {
 }
 
 #[test]
-fn every_capture_tells_where_it_comes_from() -> anyhow::Result<()> {
+fn every_capture_tells_where_it_comes_from_and_is_in_the_docs() -> anyhow::Result<()> {
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sensors.md"))?;
     let keys = ["device", "example", "how", "library", "licence", "source", "version"];
     for folder in captures()? {
         let text = read(&folder, "origin.toml")?;
@@ -116,6 +118,8 @@ fn every_capture_tells_where_it_comes_from() -> anyhow::Result<()> {
             text.lines().filter_map(|line| line.split(" = ").next()).collect();
         found.sort_unstable();
         assert_eq!(found, keys, "{}", folder.display());
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        assert!(page.contains(&format!("`{name}`")), "docs/sensors.md does not name {name}");
         let sketch = text.contains("sketch.ino in simavr");
         assert_eq!(sketch, folder.join("sketch.ino").exists(), "{}", folder.display());
     }
