@@ -1,7 +1,10 @@
 //! What the Arduino library costs, and where it compiles.
 
-use fieldpost_gateway::serial::crc16;
-use fieldpost_tests::avr::{Size, Target, library};
+use std::path::Path;
+use std::sync::Arc;
+
+use fieldpost_gateway::serial::{Counters, Decoded, Decoder, PortConfig, crc16};
+use fieldpost_tests::avr::{Size, Target, library, printed};
 
 use crate::tools;
 
@@ -18,6 +21,43 @@ void loop() {
     Serial.print(F(" humidity="));
     Serial.println(analogRead(A1) / 10);
 }
+"#;
+
+/// A stream of the sketch's own: what comes in is written down here, what goes out goes to `Serial`.
+const OWN_STREAM: &str = r#"
+#include <Fieldpost.h>
+#include "done.h"
+
+class Wire : public Stream {
+public:
+    const char *incoming = ">7 led on=1\n>8 fan\n";
+    int available() override { return strlen(incoming); }
+    int peek() override { return *incoming; }
+    int read() override { return *incoming++; }
+    size_t write(uint8_t byte) override { return Serial.write(byte); }
+};
+
+Wire wire;
+Fieldpost gateway(wire);
+
+static void command(const char *name, const char *args) {
+    if (strcmp(name, "led") == 0 && Fieldpost::number(args, "on", 0) == 1) gateway.ok();
+}
+
+void setup() {
+    Serial.begin(115200);
+    gateway.boot("fw=2");
+    gateway.println();
+    gateway.print(F("attic temp="));
+    gateway.print(-0.25);
+    gateway.print(F(" wind="));
+    gateway.println(NAN);
+    gateway.println("text=\"two words\"");
+    gateway.poll(command);
+    done();
+}
+
+void loop() {}
 "#;
 
 /// The figures of a row of the README's table: `| name | 1,071 | 83 |`.
@@ -93,5 +133,44 @@ fn every_line_that_is_shown_has_the_checksum_that_it_shows() -> anyhow::Result<(
         }
     }
     assert!(shown >= 8, "only {shown} lines were found");
+    Ok(())
+}
+
+#[test]
+fn any_stream_carries_lines_that_the_gateway_reads() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sketch = dir.path().join("own.ino");
+    let sealed = |text: &str| format!("{text}*{:04X}", crc16(text.as_bytes()));
+    let mut text = OWN_STREAM.to_owned();
+    for command in [">7 led on=1", ">8 fan"] {
+        text = text.replace(command, &sealed(command));
+    }
+    std::fs::write(&sketch, text)?;
+    let done = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures/done.h");
+    std::fs::copy(done, dir.path().join("done.h"))?;
+    let printed = printed(tools(), &tools().build(&sketch, dir.path())?)?;
+    let counters = Arc::new(Counters::default());
+    let mut decoder = Decoder::new(PortConfig::new("port", "/dev/null"), counters.clone());
+    let mut said = Vec::new();
+    decoder.push(&printed, |decoded| {
+        said.push(match decoded {
+            Decoded::Reading { source, metrics } => {
+                format!("{source} {}", metrics.to_json().unwrap_or_default())
+            }
+            Decoded::Boot(text) => format!("boot {text}"),
+            Decoded::Answer(answer) => format!("{} {} {}", answer.id, answer.ok, answer.text),
+            other => format!("{other:?}"),
+        });
+    });
+    let expected = [
+        "boot fw=2",
+        r#"attic {"temp":-0.25,"wind":null}"#,
+        r#"port {"text":"two words"}"#,
+        "7 true ",
+        "8 false not known",
+    ];
+    assert_eq!(said, expected, "{:?}", String::from_utf8_lossy(&printed));
+    let counted = counters.snapshot();
+    assert_eq!((counted.numbered, counted.lines_lost, counted.refused()), (4, 0, 0));
     Ok(())
 }
