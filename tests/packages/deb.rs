@@ -102,6 +102,11 @@ fn install(machine: &Machine, [gateway, bridge]: &Packages) -> anyhow::Result<()
         let said = [said.stdout, said.stderr].concat();
         ensure!(said.is_empty(), "verify: {}", String::from_utf8_lossy(&said));
     }
+    for program in ["usr/bin/fieldpost-gateway", "usr/bin/fieldpost-bridge"] {
+        let bytes = std::fs::read(machine.root().join(program))?;
+        let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        ensure!(has("NOTIFY_SOCKET") && !has("FAIL_POINT_KILL"), "{program} has fail points");
+    }
     let conf = "/etc/fieldpost/gateway.toml";
     let stat = machine.run(&["stat", "-c", "%a %U %G", conf, "/var/lib/fieldpost"])?;
     assert_eq!(stat, "640 root fieldpost\n750 fieldpost fieldpost\n");
