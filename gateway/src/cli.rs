@@ -197,6 +197,9 @@ fn send(config: &Config, line: &str, port: Option<&str>) -> anyhow::Result<()> {
         if line == "-" { Box::new(read()) } else { Box::new(given()) };
     let mut unreadable = None;
     let lines = lines.map_while(|line| line.map_err(|error| unreadable = Some(error)).ok());
+    // A line of this text has an answer of its own.
+    let lines =
+        lines.flat_map(|text| text.split(['\n', '\r']).map(str::to_owned).collect::<Vec<_>>());
     let lines = lines.filter(|line| !line.trim().is_empty());
     let (mut all, mut refused) = (0, 0);
     let answered = |answer: String| {

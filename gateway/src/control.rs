@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::parse_duration;
 use crate::local::{Listener, exchange};
@@ -20,6 +20,8 @@ use crate::serial::Releaser;
 const REQUEST_BYTES_MAX: u64 = 1_024;
 /// ... that comes in this time.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
+/// After a request that could not be taken.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Nobody writes a sketch for longer, and a port that is forgotten opens again.
 const RELEASE_MAX: Duration = Duration::from_secs(3_600);
 
@@ -34,9 +36,16 @@ pub(crate) async fn run(path: PathBuf, ports: Vec<Releaser>) {
             return;
         }
     };
-    while let Ok(stream) = listener.accept().await {
-        // Whoever does not ask in time is gone, and so is one who does not read the answer.
-        let _ = timeout(REQUEST_MAX, serve(stream, &ports)).await;
+    loop {
+        match listener.accept().await {
+            // Whoever does not ask in time is gone, and so is one who does not read the answer.
+            Ok(stream) => drop(timeout(REQUEST_MAX, serve(stream, &ports)).await),
+            // Such as no file descriptor left, which passes.
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a request could not be taken");
+                sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
     }
 }
 

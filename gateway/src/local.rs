@@ -109,8 +109,13 @@ pub(crate) fn exchange(
     let mut answers = BufReader::new(stream.try_clone().map_err(failed)?).lines();
     let ended = || failed(io::Error::other("it has closed the connection"));
     for line in lines {
-        writeln!(&stream, "{line}").map_err(failed)?;
-        answered(answers.next().ok_or_else(ended)?.map_err(failed)?);
+        let sent = writeln!(&stream, "{line}");
+        // Whoever has no room for a connection says so, and closes it: perhaps before the line.
+        match (answers.next(), sent) {
+            (Some(Ok(answer)), _) => answered(answer),
+            (_, Err(error)) | (Some(Err(error)), _) => return Err(failed(error)),
+            (None, Ok(())) => return Err(ended()),
+        }
     }
     Ok(())
 }

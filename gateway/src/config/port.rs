@@ -59,7 +59,7 @@ pub(super) fn port(
         }
     }
     section.finish();
-    let rules = rules(path, metrics, report);
+    let rules = rules(path, &format, metrics, report);
     Some(PortConfig {
         place: place?,
         format,
@@ -176,7 +176,12 @@ fn averaging(section: &mut Section<'_>) -> Option<Averaging> {
 }
 
 /// `[port.metrics.<name>]`: what becomes of a metric.
-fn rules(port: &str, metrics: Table, report: &mut Report) -> Rules {
+fn rules(port: &str, format: &Format, metrics: Table, report: &mut Report) -> Rules {
+    let bare_texts = match format {
+        Format::Native | Format::Regex(_) => true,
+        Format::Cobs(fields) => fields.is_empty(),
+        Format::Json | Format::Plotter | Format::Influx => false,
+    };
     let mut rules = BTreeMap::new();
     let path = format!("{port}.metrics");
     for (metric, table) in sub_tables(metrics, &path, report) {
@@ -198,6 +203,10 @@ fn rules(port: &str, metrics: Table, report: &mut Report) -> Rules {
         let others = Rule { ignore: true, ..Rule::default() };
         if rule.ignore && rule != others {
             section.conflict("ignore", "what is not kept needs no other key here");
+        }
+        if rule.text && !bare_texts {
+            let word = format.word();
+            section.conflict("text", &format!("in the format {word:?} a line says itself what is text; it belongs to \"regex\" and \"native\""));
         }
         section.finish();
         rules.insert(metric, rule);

@@ -86,6 +86,7 @@ impl Decoder {
     /// The port was lost: what comes next may begin in the middle of a line.
     pub fn reopened(&mut self) {
         self.ended();
+        self.lines.reader.reopened();
     }
 
     /// Nothing comes any more. True if that was in the middle of a line, which is dropped.
@@ -115,6 +116,12 @@ impl Lines {
             }
             _ if self.is_ignored(bytes) => {
                 count(&self.counters.ignored, 1);
+                // It came: its number is not missing.
+                if let Ok(body) = trailer::split(bytes, self.port.checksum)
+                    && (body.verified || !first)
+                {
+                    self.step(&body);
+                }
                 return give(Decoded::Ignored);
             }
             _ => trailer::split(bytes, self.port.checksum),

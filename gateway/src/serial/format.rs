@@ -109,6 +109,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// The port was opened again.
+    pub(super) fn reopened(&mut self) {
+        self.plotter.reopened();
+    }
+
     /// `None`: it names what is to come, and measures nothing.
     pub(super) fn reading<'l>(
         &mut self,
@@ -124,7 +129,9 @@ impl Reader {
             (Inside::Text(text), _) => text,
         };
         match format {
-            Format::Native | Format::Cobs(_) => line::reading(text).map(Some),
+            Format::Native | Format::Cobs(_) => {
+                line::reading(|name| rules.is_text(name), text).map(Some)
+            }
             Format::Json => json::reading(text).map(Some),
             Format::Plotter => self.plotter.reading(text),
             Format::Influx => influx::reading(text).map(Some),

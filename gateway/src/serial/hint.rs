@@ -95,6 +95,9 @@ impl Streak {
             (_, Refusal::ChecksumMissing) if self.would_read(line) => {
                 "If the board sends no checksums, set checksum = \"optional\" in this [[port]]".to_owned()
             }
+            _ if packets => {
+                "Compare fields in this [[port]] with the struct in the sketch, which has to be packed, and baud with Serial.begin()".to_owned()
+            }
             _ => match likely_format(&String::from_utf8_lossy(line)) {
                 Some((word, advice)) if word != self.format.word() => advice.to_owned(),
                 _ => "Correct what the board prints".to_owned(),
@@ -224,7 +227,10 @@ mod tests {
         let text = hint(Format::Cobs(Vec::new()), Checksum::Required, b"a=1\n", &Refusal::TooLong);
         assert!(text.contains("zero byte"), "{text}");
         let text = hint(Format::Cobs(Vec::new()), Checksum::Required, &[7; 9], &Refusal::Stuffing);
-        assert!(!text.contains("baud"), "{text}");
+        assert!(text.contains("fields"), "{text}");
+        let why = Refusal::PacketLength { expected: 4, found: 9 };
+        let text = hint(Format::Cobs(Vec::new()), Checksum::Required, &[7; 9], &why);
+        assert!(text.contains("fields") && !text.contains("regex"), "{text}");
     }
 
     #[test]

@@ -149,14 +149,17 @@ async fn read_unless_released(
     outlet: &Arc<Outlet>,
     mut released: watch::Receiver<Instant>,
 ) {
+    // Kept while the port is closed: the board's next `#n` tells what went to somebody else.
+    let mut decoder = Decoder::new(port.clone(), outlet.counters.clone());
     loop {
         let until = *released.borrow_and_update();
         let time = until.saturating_duration_since(Instant::now());
         if time.is_zero() {
             tokio::select! {
-                () = read_forever(port, outlet) => return,
+                () = read_forever(port, outlet, &mut decoder) => return,
                 Ok(()) = released.changed() => {}
             }
+            decoder.reopened();
         } else {
             outlet.event(PortEvent::Released { port: port.name.clone(), time });
             tokio::select! {
@@ -167,9 +170,8 @@ async fn read_unless_released(
     }
 }
 
-async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>) {
+async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>, decoder: &mut Decoder) {
     let mut opener = Opener::default();
-    let mut decoder = Decoder::new(port.clone(), outlet.counters.clone());
     let mut opened_before = false;
     let mut said = false;
     let mut failures = 0;
@@ -185,7 +187,7 @@ async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>) {
                         for text in hints {
                             outlet.event(PortEvent::Hint { port: port.name.clone(), text });
                         }
-                        read(stream, &mut decoder, outlet, &mut failures).await
+                        read(stream, decoder, outlet, &mut failures).await
                     }
                     Opened::Socket(listener) => {
                         End::Lost(socket::serve(&listener, port, outlet).await)

@@ -76,9 +76,10 @@ impl Averaging {
 }
 
 /// Names and texts of a window, bytes: a board that makes up names cannot fill the memory, and what
-/// a window gives out fits a batch.
-const HELD_BYTES_MAX: usize = 128 * 1024;
-/// What a metric takes beside its name.
+/// a window gives out fits a batch alone, however badly it compresses (`BODY_BYTES_MAX`). A reading
+/// that does not would wait for its sync ack for ever, and all that comes after it.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+/// What each value that is given out takes beside its name.
 const METRIC_BYTES: usize = 64;
 
 /// The open window of a port.
@@ -110,10 +111,15 @@ impl Window {
         Window { averaging, open: i64::MIN, sources: BTreeMap::new(), held_bytes: 0 }
     }
 
-    /// Takes a reading in. Gives out the window that ended before it; and a reading for which
-    /// there is no room, as it is.
-    pub(super) fn push(&mut self, measured: Measured, mut give: impl FnMut(Measured)) {
-        self.end_before(measured.boot_ms, &mut give);
+    /// Takes a reading in, and gives out the window that ended before it. A reading for which
+    /// there is no room comes back as it is.
+    #[must_use]
+    pub(super) fn push(
+        &mut self,
+        measured: Measured,
+        give: impl FnMut(Measured),
+    ) -> Option<Measured> {
+        self.end_before(measured.boot_ms, give);
         self.open = self.number(measured.boot_ms);
         let Measured { source, metrics, .. } = &measured;
         let known = self.sources.get(source);
@@ -121,11 +127,14 @@ impl Window {
             .iter()
             .map(|(name, value)| match known.and_then(|known| known.get(name)) {
                 Some(_) => text_bytes(value),
-                None => METRIC_BYTES + source.len() + name.len() + text_bytes(value),
+                None => {
+                    let given_out = self.averaging.keep.len() * (METRIC_BYTES + name.len());
+                    source.len() + given_out + text_bytes(value)
+                }
             })
             .sum();
         if self.held_bytes + growth > HELD_BYTES_MAX {
-            return give(measured);
+            return Some(measured);
         }
         self.held_bytes += growth;
         let known = self.sources.entry(measured.source).or_default();
@@ -137,6 +146,7 @@ impl Window {
                 }
             }
         }
+        None
     }
 
     /// Gives out the window that has ended by now, if anything is in it.
@@ -287,7 +297,8 @@ mod tests {
 
     fn push(window: &mut Window, measured: Measured) -> Vec<String> {
         let mut all = Vec::new();
-        window.push(measured, |measured| all.push(shown(&measured)));
+        let passed = window.push(measured, |measured| all.push(shown(&measured)));
+        all.extend(passed.iter().map(shown));
         all
     }
 
@@ -361,6 +372,36 @@ mod tests {
         for n in 0..10_000 {
             let text = format!("{n:0>100}");
             assert!(push(&mut window, measured("a", 1, "text", text.as_str())).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_a_window_gives_out_fits_a_batch_alone() {
+        use fieldpost_protocol::{BODY_BYTES_MAX, FRAME_BYTES_MAX, Reading, encode_runs};
+        // No two characters alike for long: compression gains little.
+        let mut state = 1_u64;
+        let mut noise = |bytes: usize| -> String {
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b'#' + (state >> 33) as u8 % 90)
+            };
+            (0..bytes).map(|_| next()).collect()
+        };
+        let mut window =
+            window(&[Aggregate::Mean, Aggregate::Min, Aggregate::Max, Aggregate::Last]);
+        let mut given = Vec::new();
+        for n in 0..100 {
+            let text = noise(FRAME_BYTES_MAX - 20);
+            let line = measured("a", 0, &format!("t{n}"), text.as_str());
+            let passed = window.push(line, |_| panic!("it has not ended"));
+            given.extend(passed);
+        }
+        window.end(1, |measured| given.push(measured));
+        assert!(given.iter().any(|measured| measured.metrics.len() > 1), "it held nothing");
+        for Measured { source, metrics, .. } in given {
+            let reading = Reading { source, offset_ms: 0, metrics };
+            let bytes = encode_runs(&[reading])[0].1.len();
+            assert!(bytes <= BODY_BYTES_MAX, "{bytes} bytes: no bridge takes such a batch, ever");
         }
     }
 

@@ -102,6 +102,10 @@ fn what_becomes_of_a_metric_is_checked() {
     bad("[port.metrics.t]\nignore = true\nunit = \"V\"", &["port.p.metrics.t.ignore"]);
     bad("[port.metrics.t]\nfactor = 2", &["port.p.metrics.t.factor", "Keys of [port.metrics.t]"]);
     bad("metrics = 5", &["port.p.metrics"]);
+    bad(
+        "format = \"json\"\n[port.metrics.t]\ntext = true",
+        &["port.p.metrics.t.text", "belongs to \"regex\" and \"native\""],
+    );
 }
 
 #[test]

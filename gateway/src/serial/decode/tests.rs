@@ -182,6 +182,22 @@ fn lines_for_people_are_ignored_before_anybody_looks_for_a_checksum() {
 }
 
 #[test]
+fn an_ignored_line_that_has_a_number_is_not_lost() {
+    let mut bench = configured("ignore_lines = [\"^debug \"]");
+    for line in ["t=1 #1", "debug x=1 #2", "t=1 #3"] {
+        bench.push(&signed(line));
+    }
+    let now = bench.now();
+    assert_eq!((now.frames, now.ignored, now.lines_lost), (2, 1, 0));
+}
+
+#[test]
+fn text_is_text_in_the_native_format_too() {
+    let mut bench = configured("checksum = \"optional\"\n[port.metrics.tag]\ntext = true");
+    assert_eq!(bench.push("tag=0042 n=0042\n"), [r#"port {"n":42,"tag":"0042"}"#]);
+}
+
+#[test]
 fn each_format_reads_its_lines() {
     let dht = r"patterns = ['^Humidity: (?<hum>[0-9.]+)%  Temperature: (?<temp>[0-9.]+)']";
     for (lines, line, reading) in [

@@ -27,8 +27,8 @@ pub struct Answer {
     pub text: String,
 }
 
-/// Reads a line of measurements.
-pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
+/// Reads a line of measurements. `is_text`: whether a metric is text, whatever it looks like.
+pub(super) fn reading(is_text: impl Fn(&str) -> bool, body: &str) -> Result<Content<'_>, Refusal> {
     if body.starts_with(['!', '>', '@']) {
         return Err(Refusal::Mark(shown(body)));
     }
@@ -40,7 +40,7 @@ pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
             Some(at) => {
                 let name = &rest[..at];
                 check_metric(name).map_err(Refusal::Metric)?;
-                let (value, after) = value(name, &rest[at + 1..])?;
+                let (value, after) = value(name, is_text(name), &rest[at + 1..])?;
                 content.push(name.into(), value);
                 rest = after.trim_start_matches(BLANKS);
             }
@@ -56,7 +56,7 @@ pub(super) fn reading(body: &str) -> Result<Content<'_>, Refusal> {
 }
 
 /// Reads the value at the front of `rest`; returns it and what follows.
-fn value<'l>(metric: &str, rest: &'l str) -> Result<(Printed, &'l str), Refusal> {
+fn value<'l>(metric: &str, is_text: bool, rest: &'l str) -> Result<(Printed, &'l str), Refusal> {
     if let Some(quoted) = rest.strip_prefix('"') {
         let (text, after) = quoted_text(quoted).ok_or_else(|| Refusal::Quote(shown(metric)))?;
         return Ok((Printed::Value(Value::Text(text.into())), after));
@@ -68,7 +68,7 @@ fn value<'l>(metric: &str, rest: &'l str) -> Result<(Printed, &'l str), Refusal>
     if bare.contains(['"', '#', '=', '*']) {
         return Err(Refusal::ValueBare(shown(metric)));
     }
-    Ok((word(bare), after))
+    Ok((if is_text { Printed::Value(bare.into()) } else { word(bare) }, after))
 }
 
 /// Up to the closing quote, behind which the line ends or a blank follows.
@@ -120,6 +120,10 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+
+    fn reading(body: &str) -> Result<Content<'_>, Refusal> {
+        super::reading(|_| false, body)
+    }
 
     #[test]
     fn a_line_has_a_source_and_metrics() {

@@ -7,8 +7,10 @@
 //!                                       there are two or more, each may have a ":" behind it
 //! ```
 //!
-//! A number without a label gets its name from the last header, else `value1`, `value2`... by
-//! its place. So a sketch that was written for the plotter needs no change.
+//! A number without a label gets its name from the header, else `value1`, `value2`... by its
+//! place; a place where nothing stands between two commas or semicolons is passed over. A header
+//! stands before the numbers: words among them, such as an error for people, name nothing. So a
+//! sketch that was written for the plotter needs no change.
 
 use fieldpost_protocol::check_metric;
 
@@ -22,6 +24,8 @@ const COLUMNS_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Plotter {
     columns: Vec<String>,
+    /// Numbers have got their names; another header would give them other ones in silence.
+    named: bool,
 }
 
 impl Plotter {
@@ -31,7 +35,7 @@ impl Plotter {
             return self.take_header(&labels).map(|()| None);
         }
         let items = items(body)?;
-        if items.is_empty() {
+        if items.iter().all(|item| item.text.is_empty()) {
             return Err(Refusal::Empty);
         }
         if items.iter().all(|item| item.label.is_none() && !is_number(item.text)) {
@@ -47,12 +51,16 @@ impl Plotter {
                 }
                 None => {
                     place += 1;
+                    if text.is_empty() {
+                        continue;
+                    }
                     let named = self.columns.get(place - 1).cloned();
                     named.unwrap_or_else(|| format!("value{place}")).into()
                 }
             };
             content.push(name, number(text)?);
         }
+        self.named |= place > 0;
         Ok(Some(content))
     }
 
@@ -63,8 +71,17 @@ impl Plotter {
         for item in items {
             check_metric(item.text).map_err(|_| Refusal::Number(shown(item.text)))?;
         }
+        let same = self.columns.iter().map(String::as_str).eq(items.iter().map(|item| item.text));
+        if self.named && !same {
+            return Err(Refusal::Number(shown(items[0].text)));
+        }
         self.columns = items.iter().map(|item| item.text.to_owned()).collect();
         Ok(())
+    }
+
+    /// The port was opened again: another sketch may be on the board.
+    pub(super) fn reopened(&mut self) {
+        self.named = false;
     }
 }
 
@@ -76,7 +93,12 @@ fn bare_labels<'l>(body: &'l str) -> Option<Vec<Item<'l>>> {
 }
 
 fn parts(body: &str) -> impl Iterator<Item = &str> {
-    body.split([',', ';', ' ', '\t']).filter(|part| !part.is_empty())
+    cells(body).flatten()
+}
+
+/// What stands between commas and semicolons, each cut at its blanks.
+fn cells(body: &str) -> impl Iterator<Item = impl Iterator<Item = &str>> {
+    body.split([',', ';']).map(|cell| cell.split([' ', '\t']).filter(|part| !part.is_empty()))
 }
 
 struct Item<'l> {
@@ -88,18 +110,25 @@ struct Item<'l> {
 fn items(body: &str) -> Result<Vec<Item<'_>>, Refusal> {
     let mut items = Vec::new();
     let mut waiting = None;
-    for part in parts(body) {
-        let (label, text) = match part.split_once(':') {
-            Some((label, text)) => (Some(label), text),
-            None => (waiting.take(), part),
-        };
-        if let Some(label) = waiting {
-            return Err(Refusal::ValueMissing(shown(label)));
+    // Many a sketch ends each value with a comma, the last one too.
+    let body = body.trim_end_matches([',', ';', ' ', '\t']);
+    for mut cell in cells(body).map(Iterator::peekable) {
+        if cell.peek().is_none() && waiting.is_none() {
+            items.push(Item { label: None, text: "" });
         }
-        if text.is_empty() {
-            waiting = label;
-        } else {
-            items.push(Item { label, text });
+        for part in cell {
+            let (label, text) = match part.split_once(':') {
+                Some((label, text)) => (Some(label), text),
+                None => (waiting.take(), part),
+            };
+            if let Some(label) = waiting {
+                return Err(Refusal::ValueMissing(shown(label)));
+            }
+            if text.is_empty() {
+                waiting = label;
+            } else {
+                items.push(Item { label, text });
+            }
         }
     }
     match waiting {
@@ -145,6 +174,7 @@ mod tests {
     fn numbers_without_a_label_are_named_by_the_header_or_by_their_place() {
         let mut plotter = Plotter::default();
         assert_eq!(names(&mut plotter, "1, 2"), ["value1", "value2"]);
+        plotter.reopened();
         assert!(plotter.reading("temp\thum").unwrap().is_none());
         assert_eq!(names(&mut plotter, "24.5\t60\t800"), ["temp", "hum", "value3"]);
         assert_eq!(names(&mut plotter, "x:1 24.5"), ["x", "temp"]);
@@ -153,6 +183,25 @@ mod tests {
             assert!(plotter.reading(header).unwrap().is_none(), "{header:?}");
             assert_eq!(names(&mut plotter, "24.5,60"), ["temp", "hum"]);
         }
+    }
+
+    #[test]
+    fn a_value_that_is_missing_moves_no_other() {
+        let mut plotter = Plotter::default();
+        assert!(plotter.reading("temp,hum,co2").unwrap().is_none());
+        assert_eq!(names(&mut plotter, "24.5,,800"), ["temp", "co2"]);
+        assert_eq!(names(&mut plotter, "24.5; ;800;"), ["temp", "co2"]);
+        assert_eq!(names(&mut plotter, ", 60 , 800"), ["hum", "co2"]);
+    }
+
+    #[test]
+    fn words_among_the_numbers_are_no_header() {
+        let mut plotter = Plotter::default();
+        assert!(plotter.reading("temp hum").unwrap().is_none());
+        assert_eq!(names(&mut plotter, "24.5 60"), ["temp", "hum"]);
+        assert_eq!(plotter.reading("Sensor error"), Err(Refusal::Number("Sensor".into())));
+        assert!(plotter.reading("temp hum").unwrap().is_none(), "the board has started again");
+        assert_eq!(names(&mut plotter, "24.5 60"), ["temp", "hum"]);
     }
 
     #[test]

@@ -248,6 +248,9 @@ async fn a_port_that_was_asked_for_is_closed_for_a_while_and_opened_again() {
     bench.handle.releaser.release(Duration::from_millis(1));
     assert!(matches!(bench.event().await, PortEvent::Released { .. }));
     bench.opened().await;
+    board.write(&signed("temp=2 #4"));
+    assert_eq!(bench.reading().await, r#"fruiting {"temp":2}"#);
+    assert_eq!(bench.handle.counters.snapshot().lines_lost, 2, "what went to somebody else");
     bench.handle.stop().await;
 }
 

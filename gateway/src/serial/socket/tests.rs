@@ -63,6 +63,28 @@ async fn a_full_queue_is_said_to_whoever_sends() {
 }
 
 #[tokio::test]
+async fn a_line_that_a_window_holds_is_taken_also_where_the_window_before_found_no_room() {
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static NOW: AtomicI64 = AtomicI64::new(0);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("readings.sock");
+    let mut port = PortConfig::new("script", "");
+    (port.place, port.checksum) = (Place::Socket(path.clone()), Checksum::Optional);
+    let keep = vec![crate::serial::Aggregate::Last];
+    port.averaging = Some(crate::serial::Averaging { window_ms: 1_000_000_000, keep });
+    let (readings_in, _readings) = mpsc::channel(1);
+    let (events_in, mut events) = mpsc::channel(4);
+    let handle = spawn(port, || NOW.load(Ordering::Relaxed), readings_in, events_in);
+    assert_eq!(events.recv().await, Some(PortEvent::Opened { port: "script".into() }));
+    for window in 0..3 {
+        NOW.store(window * 1_000_000_000, Ordering::Relaxed);
+        assert_eq!(ask(&path, "temp=1\n", 1).await, ["taken"], "in window {window}");
+    }
+    assert_eq!(handle.counters.snapshot().refused_queue_full, 1);
+    handle.stop().await;
+}
+
+#[tokio::test]
 async fn whoever_reads_no_answer_loses_no_reading() {
     let mut bench = start(4_096).await;
     let path = bench.path.clone();
