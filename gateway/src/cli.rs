@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use tracing_subscriber::prelude::*;
 use crate::clock::{self, Now};
 use crate::config::{Config, TEMPLATE, process_environment};
 use crate::outbox::{Outbox, Trusted};
-use crate::serial::Place;
+use crate::serial::{Format, Place};
 use crate::status::Printed;
 
 /// Reads sensors on serial ports, keeps every reading until storage has it.
@@ -191,16 +191,18 @@ fn status(config: &Config, json: bool) -> anyhow::Result<()> {
 /// What is refused goes to the standard error, and the status tells.
 fn send(config: &Config, line: &str, port: Option<&str>) -> anyhow::Result<()> {
     let socket = socket_of(config, port)?;
-    let given = || std::iter::once(Ok(line.to_owned()));
-    let read = || std::io::stdin().lines();
-    let lines: Box<dyn Iterator<Item = std::io::Result<String>>> =
-        if line == "-" { Box::new(read()) } else { Box::new(given()) };
     let mut unreadable = None;
-    let lines = lines.map_while(|line| line.map_err(|error| unreadable = Some(error)).ok());
-    // A line of this text has an answer of its own.
-    let lines =
-        lines.flat_map(|text| text.split(['\n', '\r']).map(str::to_owned).collect::<Vec<_>>());
-    let lines = lines.filter(|line| !line.trim().is_empty());
+    let texts: Box<dyn Iterator<Item = std::io::Result<Vec<u8>>>> = match line {
+        "-" => Box::new(std::io::stdin().lock().split(b'\n')),
+        line => {
+            Box::new(line.as_bytes().split(|byte| *byte == b'\n').map(|line| Ok(line.to_vec())))
+        }
+    };
+    let texts = texts.map_while(|text| text.map_err(|error| unreadable = Some(error)).ok());
+    // For a port this ends a line, too, and each line has an answer of its own.
+    let lines = texts
+        .flat_map(|text| text.split(|byte| *byte == b'\r').map(<[u8]>::to_vec).collect::<Vec<_>>());
+    let lines = lines.filter(|line| !line.is_empty());
     let (mut all, mut refused) = (0, 0);
     let answered = |answer: String| {
         all += 1;
@@ -225,6 +227,8 @@ fn socket_of<'c>(config: &'c Config, port: Option<&str>) -> anyhow::Result<&'c P
         .ports
         .iter()
         .filter_map(|port| match &port.place {
+            // Packets are no lines that a shell could write.
+            Place::Socket(_) if matches!(port.format, Format::Cobs(_)) => None,
             Place::Socket(path) => Some((&*port.name, path.as_path())),
             Place::Device { .. } => None,
         })
@@ -232,7 +236,7 @@ fn socket_of<'c>(config: &'c Config, port: Option<&str>) -> anyhow::Result<&'c P
     let names = sockets.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     match (&sockets[..], port) {
         ([], _) => anyhow::bail!(
-            "no port of this configuration is a socket: add a [[port]] with name = \"script\" and socket = \"/run/fieldpost/readings.sock\""
+            "no port of this configuration is a socket for lines: add a [[port]] with name = \"script\" and socket = \"/run/fieldpost/readings.sock\""
         ),
         ([(_, path)], None) => Ok(path),
         (_, None) => {

@@ -69,7 +69,7 @@ fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
     let releaser = ports
         .iter()
         .find(|releaser| *releaser.port == *port)
-        .ok_or_else(|| format!("there is no port {port:?}; ports are: {}", names()))?;
+        .ok_or_else(|| format!("there is no serial port {port:?}; ports are: {}", names()))?;
     let allowed = |why: String| format!("{time:?}: {why}; allowed are 0s to 1h");
     let time = parse_duration(time).map_err(allowed)?;
     if time > RELEASE_MAX {
@@ -88,7 +88,7 @@ fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
 /// What is wrong, and what to do, for a person.
 pub(crate) fn ask(path: &Path, request: &str) -> Result<String, String> {
     let mut said = String::new();
-    exchange(path, [request.to_owned()], |answer| said = answer)?;
+    exchange(path, [request.as_bytes().to_vec()], |answer| said = answer)?;
     match said.split_once(": ") {
         Some(("done", done)) => Ok(done.to_owned()),
         Some(("refused", why)) => Err(why.to_owned()),

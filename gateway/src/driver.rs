@@ -41,15 +41,18 @@ pub(crate) struct Port {
     pub(crate) open: bool,
     /// Closed because somebody has asked for it.
     pub(crate) released: bool,
-    /// What a person should do, and how many lines were taken when it was said.
+    /// What a person should do about its lines, and how many were taken when it was said.
     pub(crate) hint: Option<(String, u64)>,
+    /// What a person should do about the machine.
+    pub(crate) site_hints: Vec<String>,
     pub(crate) counters: Arc<Counters>,
 }
 
 impl Port {
     pub(crate) fn new(config: &PortConfig, counters: Arc<Counters>) -> Self {
         let (name, path) = (config.name.clone(), config.place.path().to_owned());
-        Port { name, path, open: false, released: false, hint: None, counters }
+        let (open, released, hint, site_hints) = (false, false, None, Vec::new());
+        Port { name, path, open, released, hint, site_hints, counters }
     }
 }
 
@@ -100,6 +103,10 @@ pub(crate) struct Driver {
     pub(crate) last_trim_ms: i64,
     pub(crate) used_bytes: u64,
     pub(crate) status_file_failed: bool,
+    /// When the outbox was full last.
+    pub(crate) full_ms: Option<i64>,
+    /// The status file does not have it yet.
+    pub(crate) ports_changed: bool,
     /// What the outbox was told last.
     pub(crate) told_acked: Vec<(StreamKey, Seq)>,
     /// What the service manager is told.
@@ -314,6 +321,9 @@ impl Driver {
         if due {
             self.last_heartbeat = Some(now);
             self.report().await?;
+        } else if std::mem::take(&mut self.ports_changed) {
+            // Whoever has just plugged in a board looks here.
+            self.write_status();
         }
         Ok(())
     }

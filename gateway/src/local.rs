@@ -63,10 +63,17 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Whether the file still is this socket's.
+    pub(crate) fn is_in_place(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         // Somebody else's may stand there by now.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+        if self.is_in_place() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -83,6 +90,9 @@ async fn remove_left_over(path: &Path) -> Result<(), String> {
             std::fs::remove_file(path).map_err(failed)
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
+            "{shown} is another user's socket: {error}; remove it, or choose another path"
+        )),
         _ => Err(format!("another program listens on {shown}; stop it, or choose another path")),
     }
 }
@@ -93,7 +103,7 @@ async fn remove_left_over(path: &Path) -> Result<(), String> {
 /// What is wrong, and what to do, for a person.
 pub(crate) fn exchange(
     path: &Path,
-    lines: impl IntoIterator<Item = String>,
+    lines: impl IntoIterator<Item = Vec<u8>>,
     mut answered: impl FnMut(String),
 ) -> Result<(), String> {
     let failed = |error: io::Error| {
@@ -108,8 +118,9 @@ pub(crate) fn exchange(
     stream.set_write_timeout(Some(ANSWER_MAX)).map_err(failed)?;
     let mut answers = BufReader::new(stream.try_clone().map_err(failed)?).lines();
     let ended = || failed(io::Error::other("it has closed the connection"));
-    for line in lines {
-        let sent = writeln!(&stream, "{line}");
+    for mut line in lines {
+        line.push(b'\n');
+        let sent = (&stream).write_all(&line);
         // Whoever has no room for a connection says so, and closes it: perhaps before the line.
         match (answers.next(), sent) {
             (Some(Ok(answer)), _) => answered(answer),

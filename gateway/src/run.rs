@@ -110,7 +110,8 @@ pub async fn run(
         tokio::spawn(run)
     });
     drop(readings_in);
-    let releasers = handles.iter().map(|handle| handle.releaser.clone()).collect();
+    let devices = handles.iter().zip(&config.ports).filter(|(_, port)| !port.place.is_socket());
+    let releasers = devices.map(|(handle, _)| handle.releaser.clone()).collect();
     let control =
         config.control.socket.clone().map(|path| tokio::spawn(control::run(path, releasers)));
 
@@ -147,6 +148,8 @@ pub async fn run(
         last_trim_ms: now.boot_ms,
         used_bytes,
         status_file_failed: false,
+        full_ms: None,
+        ports_changed: false,
         told_acked: Vec::new(),
         alive: Alive::new(service),
         ending: false,

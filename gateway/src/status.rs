@@ -101,9 +101,8 @@ pub struct PortReport {
     pub open: bool,
     /// Whether it is closed because somebody has asked for it.
     pub released: bool,
-    /// What a person should do, since its lines are refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    /// What a person should do, about its lines or about the machine.
+    pub hints: Vec<String>,
     /// What it counted.
     #[serde(flatten)]
     pub counted: CountersNow,
@@ -192,7 +191,7 @@ struct PrintedPort {
     #[serde(default)]
     released: bool,
     #[serde(default)]
-    hint: Option<String>,
+    hints: Vec<String>,
     #[serde(default)]
     lines_lost: u64,
 }
@@ -253,7 +252,7 @@ impl Printed {
                 port.path.display(),
                 port.lines_lost
             );
-            if let Some(hint) = &port.hint {
+            for hint in &port.hints {
                 let _ = writeln!(text, "          {hint}");
             }
         }

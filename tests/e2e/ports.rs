@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use anyhow::Context as _;
 use fieldpost_demo::judge::read_only;
 use fieldpost_demo::ledger::SOURCE;
 use fieldpost_tests::broker::Broker;
@@ -156,13 +157,14 @@ fn a_port_that_was_asked_for_is_free_for_a_while_and_nothing_else_is_lost(
     })?;
     // As a program does that writes a new sketch: every line goes to it now.
     let mut port = File::options().read(true).write(true).open(rig.world.port())?;
-    let seen = rig.accepted()?.len();
+    let queued = rig.status()?["ports"][0]["accepted_by_queue"].as_u64().context("a count")?;
+    wait_until("the last commit", SOON, || Ok(rig.accepted()?.len() as u64 == queued))?;
     let sent = rig.ledger.len();
     let mut bytes = [0; 256];
     wait_until("lines for another program", SOON, || {
         Ok(port.read(&mut bytes)? > 0 && rig.ledger.len() > sent + 20)
     })?;
-    assert_eq!(rig.accepted()?.len(), seen, "the gateway reads it, too");
+    assert_eq!(rig.accepted()?.len() as u64, queued, "the gateway reads it, too");
     drop(port);
     rig.world.run_gateway(&["release", "arduino", "0s"])?;
     rig.wait_accepting()?;

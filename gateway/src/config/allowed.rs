@@ -87,6 +87,9 @@ pub(super) fn host(text: &str) -> Result<String, String> {
 /// A Unix socket: the kernel takes no longer path.
 pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     match text.len() {
+        _ if !text.is_empty() && !text.starts_with('/') => {
+            Err("write the whole path, from / on: who connects may be in another folder".to_owned())
+        }
         0..=SOCKET_PATH_BYTES_MAX => path(text),
         bytes => Err(format!(
             "it has {bytes} bytes, and the path of a socket at most {SOCKET_PATH_BYTES_MAX}; choose a shorter one"

@@ -55,7 +55,8 @@ pub(super) fn port(
                 "the port {:?} has the same path; a device can be read only once",
                 other.name
             );
-            section.conflict("path", &why);
+            let key = if place.is_socket() { "socket" } else { "path" };
+            section.conflict(key, &why);
         }
     }
     section.finish();
@@ -111,6 +112,15 @@ fn format(section: &mut Section<'_>) -> Format {
     }
     let fields = section.has("fields");
     let packed = section.optional("fields", Kind::Texts, each(FIELDS_MAX, Field::from_str));
+    if let Some(twice) = packed.as_deref().and_then(first_twice) {
+        section.conflict("fields", &format!("{twice:?} stands twice; _ passes over a member"));
+    }
+    if packed.as_ref().is_some_and(|packed| packed.iter().all(|field| field.name().is_none())) {
+        section.conflict("fields", "none of them has a name: nothing would be measured");
+    }
+    if word == "cobs" && section.has("ignore_lines") {
+        section.conflict("ignore_lines", "packets are no lines for people");
+    }
     if fields && word != "cobs" {
         section.conflict("fields", "they belong to format = \"cobs\"");
     }
@@ -146,7 +156,18 @@ fn checksum(section: &mut Section<'_>, format: &Format, place: Option<&Place>) -
             "a packet has a CRC-16 at its end or has none: allowed are \"required\" \"none\"",
         );
     }
+    if checksum == Checksum::Nmea && !packets && !matches!(format, Format::Regex(_)) {
+        section.conflict(
+            "checksum",
+            "\"nmea\" is for lines like $GPGGA,..., which format = \"regex\" takes apart",
+        );
+    }
     checksum
+}
+
+fn first_twice(fields: &[Field]) -> Option<&str> {
+    let names: Vec<&str> = fields.iter().filter_map(Field::name).collect();
+    (1..names.len()).find(|at| names[..*at].contains(&names[*at])).map(|at| names[at])
 }
 
 fn averaging(section: &mut Section<'_>) -> Option<Averaging> {
@@ -166,9 +187,6 @@ fn averaging(section: &mut Section<'_>) -> Option<Averaging> {
         let twice = (1..keep.len()).find(|at| keep[..*at].contains(&keep[*at]));
         match twice {
             Some(at) => Err(format!("{:?} stands twice", keep[at].to_string())),
-            None if keep.is_empty() => {
-                Err("it is empty; write what is kept, such as [\"mean\"]".to_owned())
-            }
             None => Ok(keep),
         }
     });
@@ -208,6 +226,18 @@ fn rules(port: &str, format: &Format, metrics: Table, report: &mut Report) -> Ru
             let word = format.word();
             section.conflict("text", &format!("in the format {word:?} a line says itself what is text; it belongs to \"regex\" and \"native\""));
         }
+        let becomes = rule.name.as_deref().unwrap_or(&metric);
+        let same = |(other, rule): &(&String, &Rule)| {
+            !rule.ignore && rule.name.as_deref().unwrap_or(other) == becomes
+        };
+        if let Some((other, _)) = rules.iter().find(same).filter(|_| !rule.ignore) {
+            section.conflict(
+                "name",
+                &format!(
+                    "{other:?} becomes {becomes:?}, too; every line with both would be refused"
+                ),
+            );
+        }
         section.finish();
         rules.insert(metric, rule);
     }
@@ -221,6 +251,9 @@ fn each<T>(
 ) -> impl Fn(&str) -> Result<Vec<T>, String> {
     move |text| {
         let items: Vec<&str> = text.lines().collect();
+        if items.is_empty() {
+            return Err("it is empty; write at least one, or leave the key out".to_owned());
+        }
         if items.len() > items_max {
             return Err(format!(
                 "there are {} of them; at most {items_max} are allowed",

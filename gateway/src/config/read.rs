@@ -88,6 +88,13 @@ impl Document {
         add_units(&mut meta, &ports);
         self.unknown_sections();
         self.sources_exist(&ports, &system);
+        let taken = |port: &&PortConfig| control.socket.as_deref() == Some(port.place.path());
+        if let Some(port) = ports.iter().find(taken) {
+            self.report.errors.push(ConfigError::Conflict {
+                keys: format!("control.socket, port.{}.socket", port.name),
+                why: "both have the same path; give each its own".to_owned(),
+            });
+        }
 
         let Report { errors, warnings, settings: effective } = self.report;
         match device {

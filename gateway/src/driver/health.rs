@@ -13,13 +13,23 @@ use crate::outbox::{Gone, sync_call};
 use crate::serial::PortEvent;
 use crate::status::{OutboxReport, PortReport, ReadingsReport, Report};
 
+/// Nothing was refused for so long: the outbox is full no more.
+const FULL_OVER_MS: i64 = 10_000;
+
 impl Driver {
     pub(super) fn handle_port(&mut self, event: PortEvent) {
         let boot_ms = clock::boottime_ms();
+        self.ports_changed |= !matches!(event, PortEvent::Boot { .. });
         match event {
-            PortEvent::Opened { port } => {
+            PortEvent::Opened { port, hints } => {
                 tracing::info!(%port, "port open");
+                for hint in &hints {
+                    tracing::warn!(%port, "{hint}");
+                }
                 self.mark_port(&port, true, false);
+                if let Some(port) = self.port(&port) {
+                    port.site_hints = hints;
+                }
                 self.alerts.clear(boot_ms, "port_lost", Some(&port), "the port is open again");
             }
             PortEvent::Lost { port, reason } => {
@@ -54,9 +64,12 @@ impl Driver {
 
     pub(super) fn judge_full(&mut self, boot_ms: i64, full: bool) {
         if full {
+            self.full_ms = Some(boot_ms);
             let message = "the outbox is full: readings are refused. Let it drain, or raise [outbox] size_max";
             self.alerts.raise(boot_ms, "outbox_full", None, Severity::Critical, message);
-        } else {
+        } else if self.full_ms.is_none_or(|last| boot_ms - last >= FULL_OVER_MS) {
+            // A commit that found a little room is not the end of it.
+            self.full_ms = None;
             self.alerts.clear(boot_ms, "outbox_full", None, "the outbox takes readings again");
         }
     }
@@ -132,14 +145,19 @@ impl Driver {
             self.used_bytes = used;
             self.judge_place(in_place);
         }
-        let report = self.build_report();
         let time = self.unix_ms(clock::boottime_ms());
-        let message = report.message(time).to_json();
+        let message = self.build_report().message(time).to_json();
         point!("send.status.before");
         self.publish(Topic::Status(self.device.clone()), message, Qos::AtLeastOnce, true);
         point!("send.status.after");
-        let Some(path) = &self.config.status.file else { return Ok(()) };
-        match report.write(path) {
+        self.write_status();
+        Ok(())
+    }
+
+    /// The status file alone.
+    pub(super) fn write_status(&mut self) {
+        let Some(path) = &self.config.status.file else { return };
+        match self.build_report().write(path) {
             Ok(()) => self.status_file_failed = false,
             Err(error) if !self.status_file_failed => {
                 self.status_file_failed = true;
@@ -148,7 +166,6 @@ impl Driver {
             }
             Err(_) => {}
         }
-        Ok(())
     }
 
     fn build_report(&self) -> Report {
@@ -171,7 +188,12 @@ impl Driver {
                     path: port.path.clone(),
                     open: port.open,
                     released: port.released,
-                    hint: hint.map(|(text, _)| text.clone()),
+                    hints: hint
+                        .map(|(text, _)| text)
+                        .into_iter()
+                        .chain(&port.site_hints)
+                        .cloned()
+                        .collect(),
                     counted,
                 }
             })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fieldpost_protocol::Metrics;
+use fieldpost_protocol::{Metrics, Value};
 
 use super::counters::count;
 use super::format::{self, Answer, Content, Reader};
@@ -159,8 +159,10 @@ impl Lines {
     /// first line counts only if its checksum shows that it is whole, or if it is an object:
     /// no end of an object is one.
     fn first_line(&mut self, body: Result<Body<'_>, Refusal>, give: &mut impl FnMut(Decoded)) {
+        let objects = self.port.format == Format::Json;
         let whole = |body: &Body<'_>| {
-            body.verified || matches!(body.inside, Inside::Text(text) if text.starts_with('{'))
+            let is_object = matches!(body.inside, Inside::Text(text) if text.starts_with('{'));
+            body.verified || (objects && is_object)
         };
         let decoded =
             body.ok().filter(whole).and_then(|body| Some((self.decode(&body).ok()?, body)));
@@ -181,11 +183,18 @@ impl Lines {
         else {
             return Ok((Decoded::Ignored, 0));
         };
-        let Content { source, metrics, nulls } = content;
-        let metrics: Vec<_> = metrics
-            .into_iter()
-            .filter_map(|(name, value)| self.port.rules.apply(self.names.share(&name), value))
-            .collect();
+        let Content { source, metrics, mut nulls } = content;
+        let mut kept = Vec::with_capacity(metrics.len());
+        for (name, value) in metrics {
+            let was_null = value == Value::Null;
+            let Some((name, value)) = self.port.rules.apply(self.names.share(&name), value) else {
+                continue;
+            };
+            // It is too large for a float now.
+            nulls += u64::from(value == Value::Null && !was_null);
+            kept.push((name, value));
+        }
+        let metrics = kept;
         if metrics.is_empty() {
             return Ok((Decoded::Ignored, 0));
         }

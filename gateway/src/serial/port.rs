@@ -26,7 +26,7 @@ use super::{Counters, Decoder, PortConfig, socket};
 /// (full jitter); after all of them the last one stays.
 const REOPEN_WITHIN_MS: [u64; 7] = [100, 200, 400, 800, 1_600, 3_200, 5_000];
 /// Bytes of one read: what the kernel holds of a port at most.
-pub(super) const READ_BYTES_MAX: usize = 4_096;
+const READ_BYTES_MAX: usize = 4_096;
 
 /// What a line said, and when its end was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +46,8 @@ pub enum PortEvent {
     Opened {
         /// Its name.
         port: Arc<str>,
+        /// What about the machine will keep it from working all the same, and what to do.
+        hints: Vec<String>,
     },
     /// It cannot be opened, or has hung up. Said once until it opens again.
     Lost {
@@ -61,8 +63,7 @@ pub enum PortEvent {
         /// For so long.
         time: Duration,
     },
-    /// Many lines in a row were refused: here is one, and the setting to change. Or something
-    /// about the machine that will keep the port from working.
+    /// Many lines in a row were refused: here is one, and the setting to change.
     Hint {
         /// Its name.
         port: Arc<str>,
@@ -155,9 +156,11 @@ async fn read_unless_released(
         let until = *released.borrow_and_update();
         let time = until.saturating_duration_since(Instant::now());
         if time.is_zero() {
+            // A port that is open is not closed to be opened again: that would reset an Uno.
+            let is_wanted = |until: &Instant| *until > Instant::now();
             tokio::select! {
                 () = read_forever(port, outlet, &mut decoder) => return,
-                Ok(()) = released.changed() => {}
+                Ok(_) = released.wait_for(is_wanted) => {}
             }
             decoder.reopened();
         } else {
@@ -181,15 +184,14 @@ async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>, decoder: &mut Dec
             Ok(opened) => {
                 count(&outlet.counters.reopened, u64::from(opened_before));
                 (opened_before, said) = (true, false);
-                outlet.event(PortEvent::Opened { port: port.name.clone() });
+                let opened_with = |hints| PortEvent::Opened { port: port.name.clone(), hints };
                 let end = match opened {
                     Opened::Device(stream, hints) => {
-                        for text in hints {
-                            outlet.event(PortEvent::Hint { port: port.name.clone(), text });
-                        }
+                        outlet.event(opened_with(hints));
                         read(stream, decoder, outlet, &mut failures).await
                     }
                     Opened::Socket(listener) => {
+                        outlet.event(opened_with(Vec::new()));
                         End::Lost(socket::serve(&listener, port, outlet).await)
                     }
                 };

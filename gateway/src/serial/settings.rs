@@ -72,7 +72,7 @@ impl Place {
     }
 
     /// Whether lines are told from the first byte on, and answered one by one.
-    pub(super) fn is_socket(&self) -> bool {
+    pub(crate) fn is_socket(&self) -> bool {
         matches!(self, Place::Socket(_))
     }
 }

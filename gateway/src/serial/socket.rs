@@ -6,7 +6,8 @@
 //!              <--           taken\n        or `ignored`, or `refused: ` and why
 //! ```
 //!
-//! There is an answer for each line, in their order; whoever does not read them loses nothing.
+//! There is an answer for each line that is not empty, in their order; whoever does not read them
+//! loses nothing.
 //! A line that the connection ends in is refused: nobody knows whether it was whole.
 
 use std::sync::Arc;
@@ -15,15 +16,18 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::outlet::{Outlet, Reply};
-use super::port::READ_BYTES_MAX;
 use super::{Decoder, PortConfig};
 use crate::local::Listener;
 
 /// Connections at a time. Each costs a task and 12 KiB.
 const CONNECTIONS_MAX: usize = 32;
+/// Bytes of one read: each may be a line with an answer.
+const READ_BYTES_MAX: usize = 1_024;
+/// How often it is looked whether clients can still find the socket.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
 /// A client that does not read its answers in this time gets none any more.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
@@ -40,6 +44,11 @@ pub(super) async fn serve(listener: &Listener, port: &PortConfig, outlet: &Arc<O
                 Err(error) => return format!("nobody can connect to it any more: {error}"),
             },
             Some(_) = connections.join_next() => {}
+            () = sleep(LOOK_AFTER) => {
+                if !listener.is_in_place() {
+                    return "its file was removed".to_owned();
+                }
+            }
         }
     }
 }
@@ -62,7 +71,11 @@ async fn connection(mut stream: UnixStream, port: PortConfig, outlet: Arc<Outlet
                 answers.push_str(&line(&reply));
             }
         });
-        answering = answering && answer(&mut stream, &answers).await;
+        if answering && !answer(&mut stream, &answers).await {
+            answering = false;
+            // Perhaps in the middle of an answer: nobody shall take what is missing for the next one.
+            let _ = stream.shutdown().await;
+        }
         if outlet.is_closed() {
             return;
         }

@@ -88,8 +88,33 @@ pub(super) struct Window {
     averaging: Averaging,
     /// Its number, counted from the boot.
     open: i64,
-    sources: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Metric>>,
+    series: BTreeMap<Series, BTreeMap<Arc<str>, Metric>>,
     held_bytes: usize,
+}
+
+/// What is averaged together: one source, and the same in all that is no number. So the means of two
+/// rooms, or two tags, never become one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Series {
+    source: Arc<str>,
+    /// Names and texts, each behind its length.
+    others: String,
+}
+
+impl Series {
+    fn of(measured: &Measured) -> Self {
+        let mut others = String::new();
+        for (name, value) in measured.metrics.iter() {
+            let value = match value {
+                Value::Text(text) => text,
+                Value::Bool(true) => "true",
+                Value::Bool(false) => "false",
+                Value::Null | Value::Int(_) | Value::Float(_) => continue,
+            };
+            others.push_str(&format!("{}:{name}={}:{value}", name.len(), value.len()));
+        }
+        Series { source: measured.source.clone(), others }
+    }
 }
 
 /// What is known of one metric.
@@ -102,13 +127,13 @@ enum Metric {
         max: Value,
         last: Value,
     },
-    /// What is no number has no mean.
-    Last(Value),
+    /// What is no number has no mean. It is the same in the whole series, or null.
+    Other(Value),
 }
 
 impl Window {
     pub(super) fn new(averaging: Averaging) -> Self {
-        Window { averaging, open: i64::MIN, sources: BTreeMap::new(), held_bytes: 0 }
+        Window { averaging, open: i64::MIN, series: BTreeMap::new(), held_bytes: 0 }
     }
 
     /// Takes a reading in, and gives out the window that ended before it. A reading for which
@@ -121,26 +146,27 @@ impl Window {
     ) -> Option<Measured> {
         self.end_before(measured.boot_ms, give);
         self.open = self.number(measured.boot_ms);
-        let Measured { source, metrics, .. } = &measured;
-        let known = self.sources.get(source);
-        let growth: usize = metrics
+        let series = Series::of(&measured);
+        let known = self.series.get(&series);
+        let is_new = |name: &Arc<str>| known.is_none_or(|known| !known.contains_key(name));
+        let growth: usize = measured
+            .metrics
             .iter()
-            .map(|(name, value)| match known.and_then(|known| known.get(name)) {
-                Some(_) => text_bytes(value),
-                None => {
-                    let given_out = self.averaging.keep.len() * (METRIC_BYTES + name.len());
-                    source.len() + given_out + text_bytes(value)
-                }
+            .filter(|(name, _)| is_new(name))
+            .map(|(name, value)| {
+                let given_out = self.averaging.keep.len() * (METRIC_BYTES + name.len());
+                series.source.len() + given_out + text_bytes(value)
             })
             .sum();
+        let growth = growth + if known.is_none() { series.others.len() } else { 0 };
         if self.held_bytes + growth > HELD_BYTES_MAX {
             return Some(measured);
         }
         self.held_bytes += growth;
-        let known = self.sources.entry(measured.source).or_default();
+        let known = self.series.entry(series).or_default();
         for (name, value) in measured.metrics.iter() {
             match known.get_mut(name) {
-                Some(metric) => self.held_bytes -= metric.take(value.clone()),
+                Some(metric) => metric.take(value),
                 None => {
                     known.insert(name.clone(), Metric::new(value.clone()));
                 }
@@ -160,7 +186,7 @@ impl Window {
     pub(super) fn end(&mut self, boot_ms: i64, mut give: impl FnMut(Measured)) {
         let end_ms = self.open.saturating_add(1).saturating_mul(self.averaging.window_ms);
         self.held_bytes = 0;
-        for (source, metrics) in std::mem::take(&mut self.sources) {
+        for (Series { source, .. }, metrics) in std::mem::take(&mut self.series) {
             // Two metrics may end up under one name: `t` with its maximum, and a `t_max` of its own.
             let mut kept = BTreeMap::new();
             for (name, metric) in metrics {
@@ -193,41 +219,33 @@ impl Metric {
                 max: value.clone(),
                 last: value,
             },
-            None => Metric::Last(value),
+            None => Metric::Other(value),
         }
     }
 
-    /// Null is no number and takes none away. Returns the bytes of text that went.
-    fn take(&mut self, value: Value) -> usize {
-        match (&mut *self, number(&value)) {
+    /// Null is no number and takes none away.
+    fn take(&mut self, value: &Value) {
+        let next = number(value);
+        match (&mut *self, next) {
             (Metric::Numbers { count, sum, min, max, last }, Some(next)) => {
                 *count += 1;
                 *sum += next;
-                if is_less(&value, min) {
-                    min.clone_from(&value);
+                if is_less(value, min) {
+                    min.clone_from(value);
                 }
-                if is_less(max, &value) {
-                    max.clone_from(&value);
+                if is_less(max, value) {
+                    max.clone_from(value);
                 }
-                *last = value;
-                0
+                last.clone_from(value);
             }
-            (Metric::Numbers { .. }, None) if value == Value::Null => 0,
-            (Metric::Last(before), _) => {
-                let went = text_bytes(before);
-                *self = Metric::new(value);
-                went
-            }
-            _ => {
-                *self = Metric::new(value);
-                0
-            }
+            (Metric::Other(_), Some(_)) => *self = Metric::new(value.clone()),
+            (_, None) => {}
         }
     }
 
     fn keep(self, name: Arc<str>, averaging: &Averaging, kept: &mut BTreeMap<Arc<str>, Value>) {
         let Metric::Numbers { count, sum, min, max, last } = self else {
-            if let Metric::Last(value) = self {
+            if let Metric::Other(value) = self {
                 kept.insert(name, value);
             }
             return;
@@ -331,15 +349,35 @@ mod tests {
     }
 
     #[test]
-    fn texts_keep_their_last_value_and_null_takes_no_number_away() {
+    fn what_differs_in_a_text_has_a_mean_of_its_own() {
         let mut window = window(&[Aggregate::Mean]);
-        for value in [Value::from(2), Value::Null, Value::from(4)] {
+        let reading = |room: &str, temp: f64| {
+            let metrics = vec![("room".into(), room.into()), ("temp".into(), temp.into())];
+            Measured { metrics: Metrics::new(metrics).unwrap(), ..measured("air", 0, "n", 0) }
+        };
+        for (room, temp) in [("1", 20.0), ("2", 30.0), ("1", 22.0)] {
+            assert!(push(&mut window, reading(room, temp)).is_empty());
+        }
+        assert!(push(&mut window, measured("air", 0, "temp", "error")).is_empty());
+        let mut given = push(&mut window, measured("air", MINUTE_MS, "n", 0));
+        given.sort();
+        let error = r#"air {"temp":"error"} at 60000"#;
+        let rooms = [
+            r#"air {"room":"1","temp":21.0} at 60000"#,
+            r#"air {"room":"2","temp":30.0} at 60000"#,
+        ];
+        assert_eq!(given, [rooms[0], rooms[1], error]);
+    }
+
+    #[test]
+    fn null_takes_no_number_away() {
+        let mut window = window(&[Aggregate::Mean]);
+        for value in [Value::Null, Value::from(2), Value::Null, Value::from(4)] {
             push(&mut window, measured("a", 0, "n", value));
         }
-        push(&mut window, measured("a", 0, "door", "open"));
-        push(&mut window, measured("a", 0, "door", "shut"));
+        push(&mut window, measured("a", 0, "m", Value::Null));
         let given = push(&mut window, measured("a", MINUTE_MS, "n", 0));
-        assert_eq!(given, [r#"a {"door":"shut","n":3.0} at 60000"#]);
+        assert_eq!(given, [r#"a {"m":null,"n":3.0} at 60000"#]);
     }
 
     #[test]
@@ -369,33 +407,38 @@ mod tests {
         window.end(1, |measured| kept += measured.metrics.len() / 2);
         assert_eq!(passed + kept, 10_000);
         assert!(passed > 0 && window.held_bytes == 0, "{passed} passed, {kept} kept");
+        let mut all = 0;
         for n in 0..10_000 {
             let text = format!("{n:0>100}");
-            assert!(push(&mut window, measured("a", 1, "text", text.as_str())).is_empty());
+            all += push(&mut window, measured("a", 1, "text", text.as_str())).len();
         }
+        window.end(1, |_| all += 1);
+        assert_eq!(all, 10_000, "each text is a series of its own");
     }
 
     #[test]
     fn what_a_window_gives_out_fits_a_batch_alone() {
         use fieldpost_protocol::{BODY_BYTES_MAX, FRAME_BYTES_MAX, Reading, encode_runs};
-        // No two characters alike for long: compression gains little.
+        // No two names and values alike for long: compression gains little.
         let mut state = 1_u64;
-        let mut noise = |bytes: usize| -> String {
-            let mut next = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                char::from(b'#' + (state >> 33) as u8 % 90)
-            };
-            (0..bytes).map(|_| next()).collect()
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state ^ state >> 29
         };
         let mut window =
             window(&[Aggregate::Mean, Aggregate::Min, Aggregate::Max, Aggregate::Last]);
         let mut given = Vec::new();
-        for n in 0..100 {
-            let text = noise(FRAME_BYTES_MAX - 20);
-            let line = measured("a", 0, &format!("t{n}"), text.as_str());
-            let passed = window.push(line, |_| panic!("it has not ended"));
-            given.extend(passed);
+        for n in 0..10_000 {
+            let name =
+                if n % 2 == 0 { "n".to_owned() } else { format!("{:x}{:x}", noise(), noise()) };
+            let name = format!("{name}{n}");
+            let value = noise() as f64 / 1e9;
+            given.extend(
+                window.push(measured("a", 0, &name, value), |_| panic!("it has not ended")),
+            );
         }
+        let text = "x".repeat(FRAME_BYTES_MAX - 20);
+        given.extend(window.push(measured("a", 0, "text", text.as_str()), |_| {}));
         window.end(1, |measured| given.push(measured));
         assert!(given.iter().any(|measured| measured.metrics.len() > 1), "it held nothing");
         for Measured { source, metrics, .. } in given {

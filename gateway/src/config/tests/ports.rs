@@ -41,6 +41,7 @@ fn each_format_has_its_keys_and_its_usual_checksum() {
 fn keys_of_another_format_and_values_of_none_are_refused() {
     bad("patterns = ['^(?<t>.+)$']", &["port.p.patterns", "belong to format = \"regex\""]);
     bad("fields = [\"a:u8\"]", &["port.p.fields", "belong to format = \"cobs\""]);
+    bad("format = \"regex\"\npatterns = []", &["port.p.patterns = []", "it is empty"]);
     bad("format = \"regex\"", &["port.p.patterns", "needs at least one", "(?<temp>"]);
     bad(
         "format = \"regex\"\npatterns = ['^(?<t>[0-9$']",
@@ -55,6 +56,10 @@ fn keys_of_another_format_and_values_of_none_are_refused() {
         "format = \"cobs\"\nchecksum = \"optional\"",
         &["port.p.checksum", "\"required\" \"none\""],
     );
+    bad("format = \"cobs\"\nfields = [\"_:u8\"]", &["port.p.fields", "none of them has a name"]);
+    bad("format = \"cobs\"\nfields = [\"a:u8\", \"a:u8\"]", &["\"a\" stands twice"]);
+    bad("format = \"cobs\"\nignore_lines = ['^x']", &["port.p.ignore_lines", "no lines"]);
+    bad("checksum = \"nmea\"", &["port.p.checksum", "format = \"regex\""]);
     bad("checksum = \"crc\"", &["\"required\" \"optional\" \"nmea\" \"none\""]);
 }
 
@@ -71,6 +76,10 @@ fn a_socket_takes_the_place_of_a_device() {
     assert_says(&twice, &["\"s\" has the same path"]);
     let long = mistake(&socket.replace("/run/s", &"/run".repeat(30)));
     assert_says(&long, &["port.s.socket", "it has 120 bytes", "at most 107"]);
+    let relative = mistake(&socket.replace("/run/s", "s.sock"));
+    assert_says(&relative, &["port.s.socket = \"s.sock\"", "from / on"]);
+    let control = mistake(&format!("{socket}[control]\nsocket = \"/run/s\""));
+    assert_says(&control, &["control.socket, port.s.socket", "the same path"]);
     let none = mistake("[[port]]\nname = \"s\"");
     assert_says(&none, &["port.s.path is missing", "or socket ="]);
 }
@@ -102,6 +111,10 @@ fn what_becomes_of_a_metric_is_checked() {
     bad("[port.metrics.t]\nignore = true\nunit = \"V\"", &["port.p.metrics.t.ignore"]);
     bad("[port.metrics.t]\nfactor = 2", &["port.p.metrics.t.factor", "Keys of [port.metrics.t]"]);
     bad("metrics = 5", &["port.p.metrics"]);
+    bad(
+        "[port.metrics.a]\nname = \"t\"\n[port.metrics.b]\nname = \"t\"",
+        &["port.p.metrics.b.name", "\"a\" becomes \"t\", too"],
+    );
     bad(
         "format = \"json\"\n[port.metrics.t]\ntext = true",
         &["port.p.metrics.t.text", "belongs to \"regex\" and \"native\""],

@@ -73,6 +73,11 @@ impl FromStr for Field {
 }
 
 impl Field {
+    /// The metric; `None`: it is passed over.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     fn bytes(&self) -> usize {
         KINDS.iter().find(|(_, kind, _)| *kind == self.kind).map_or(0, |(.., bytes)| *bytes)
     }

@@ -38,7 +38,9 @@ impl Plotter {
         if items.iter().all(|item| item.text.is_empty()) {
             return Err(Refusal::Empty);
         }
-        if items.iter().all(|item| item.label.is_none() && !is_number(item.text)) {
+        let is_word = |item: &Item<'_>| item.label.is_none() && !is_number(item.text);
+        // One word alone is rather a greeting than a header.
+        if items.len() > 1 && items.iter().all(is_word) {
             return self.take_header(&items).map(|()| None);
         }
         let mut content = Content::new();

@@ -80,7 +80,10 @@ impl Bench {
     }
 
     async fn opened(&mut self) {
-        assert_eq!(self.event().await, PortEvent::Opened { port: "fruiting".into() });
+        assert_eq!(
+            self.event().await,
+            PortEvent::Opened { port: "fruiting".into(), hints: Vec::new() }
+        );
     }
 
     async fn lost(&mut self) -> String {

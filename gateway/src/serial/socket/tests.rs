@@ -25,7 +25,10 @@ async fn start(queue: usize) -> Bench {
     let (readings_in, readings) = mpsc::channel(queue);
     let (events_in, mut events) = mpsc::channel(4);
     let handle = spawn(port, || 5, readings_in, events_in);
-    assert_eq!(events.recv().await, Some(PortEvent::Opened { port: "script".into() }));
+    assert_eq!(
+        events.recv().await,
+        Some(PortEvent::Opened { port: "script".into(), hints: Vec::new() })
+    );
     Bench { handle, readings, _events: events, path, _folder: folder }
 }
 
@@ -75,7 +78,10 @@ async fn a_line_that_a_window_holds_is_taken_also_where_the_window_before_found_
     let (readings_in, _readings) = mpsc::channel(1);
     let (events_in, mut events) = mpsc::channel(4);
     let handle = spawn(port, || NOW.load(Ordering::Relaxed), readings_in, events_in);
-    assert_eq!(events.recv().await, Some(PortEvent::Opened { port: "script".into() }));
+    assert_eq!(
+        events.recv().await,
+        Some(PortEvent::Opened { port: "script".into(), hints: Vec::new() })
+    );
     for window in 0..3 {
         NOW.store(window * 1_000_000_000, Ordering::Relaxed);
         assert_eq!(ask(&path, "temp=1\n", 1).await, ["taken"], "in window {window}");
