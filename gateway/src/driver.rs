@@ -355,8 +355,13 @@ impl Driver {
         };
         let (trimmed, snapshot) = self.outbox.call(job).await?;
         self.follow(clock::boottime(), snapshot);
-        if let Err(error) = trimmed {
-            tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute");
+        match trimmed {
+            // Commits come in between.
+            Ok(trimmed) if trimmed.more => self.last_trim_ms -= TRIM_INTERVAL_MS,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "the outbox could not be trimmed; it is tried again in a minute")
+            }
         }
         Ok(())
     }

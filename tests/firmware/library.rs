@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use fieldpost_gateway::serial::{Counters, Decoded, Decoder, PortConfig, crc16};
 use fieldpost_tests::avr::{Size, Target, library, printed};
 
@@ -83,6 +85,11 @@ fn memory_is_what_the_readme_states() -> anyhow::Result<()> {
     println!("bare {bare:?}, whole {whole:?}, library alone {alone:?}");
     // What a Fieldpost object takes is in nobody's section but the sketch's.
     let object = stated(&readme, "the library").ram;
+    let asserted = dir.path().join("asserted.ino");
+    let size =
+        format!("#include <Fieldpost.h>\nstatic_assert(sizeof(Fieldpost) == {object}, \"\");\n");
+    std::fs::write(&asserted, size + "void setup() {}\nvoid loop() {}\n")?;
+    tools().build(&asserted, dir.path()).context("an object is not as large as the README says")?;
     for (row, seen) in [
         ("the library", Size { ram: object, ..alone }),
         ("the example without", bare),

@@ -6,7 +6,8 @@
 //!  made once                        --boot---->  units, users, sandboxes, watchdog as on a Pi
 //! ```
 //!
-//! It takes root. However a test ends, no process, mount or control group of it is left.
+//! It takes root. A test that ends, or panics, leaves no process, mount or control group; one that is
+//! killed leaves what its namespaces do not take along.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;

@@ -6,9 +6,15 @@ use rusqlite::{Transaction, params};
 
 use super::{Outbox, Row, TOMBSTONES_MAX};
 
+/// Segments, and events, that one trim lets go: after a long outage there may be a gigabyte to let go,
+/// and commits wait behind it.
+const PER_TRIM_MAX: usize = 128;
+
 /// What one trim let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Trimmed {
+    /// Further rows may go at once.
+    pub more: bool,
     /// Readings.
     pub readings: u64,
     /// Events.
@@ -28,8 +34,8 @@ struct Segment {
 }
 
 impl Outbox {
-    /// Lets go of what is acknowledged, confirmed, and older or more than retention keeps.
-    /// One transaction; nothing to do costs no commit.
+    /// Lets go of what is acknowledged, confirmed, and older or more than retention keeps, a piece of
+    /// it at a time. One transaction; nothing to do costs no commit.
     ///
     /// `wall_ms` judges age; a clock that is wrong can only keep rows longer or, by years,
     /// drop acknowledged ones sooner. A recorder judges by age only what has a known time.
@@ -42,6 +48,9 @@ impl Outbox {
         let mut bytes: u64 = segments.iter().filter(may_go).map(|segment| segment.bytes).sum();
         let (mut gone, mut stopped) = (Vec::new(), None);
         for segment in &segments {
+            if gone.len() == PER_TRIM_MAX {
+                break;
+            }
             let old = segment.newest_ms < oldest && (segment.timed || !self.settings.recorder);
             let due = old || bytes > self.settings.retention_bytes;
             if stopped != Some(segment.epoch)
@@ -61,6 +70,7 @@ impl Outbox {
         }
         let readings = segments.iter().filter(|segment| gone.contains(&segment.id));
         let trimmed = Trimmed {
+            more: gone.len() == PER_TRIM_MAX || events.len() == PER_TRIM_MAX,
             readings: readings.map(|segment| segment.last - segment.first + 1).sum(),
             events: events.len() as u64,
         };
@@ -120,7 +130,9 @@ impl Outbox {
         )?;
         let mut rows = statement.query([])?;
         let (mut gone, mut stopped) = (Vec::new(), None);
-        while let Some(row) = rows.next()? {
+        while let Some(row) = rows.next()?
+            && gone.len() < PER_TRIM_MAX
+        {
             let (id, epoch, seq, time): (i64, i64, i64, i64) =
                 (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
             if stopped == Some(epoch) {

@@ -111,6 +111,12 @@ fn explain(path: &Path, error: &tokio_serial::Error) -> String {
         ErrorKind::Io(io::ErrorKind::NotFound) => {
             "is it plugged in? `ls /dev/serial/by-id` shows what is".to_owned()
         }
+        // EPERM, where EACCES is a matter of groups.
+        ErrorKind::Io(io::ErrorKind::PermissionDenied)
+            if error.to_string().contains("not permitted") =>
+        {
+            "the service may not have this kind of device: `systemctl edit fieldpost-gateway`, there [Service] and DeviceAllow=char-NUMBER rw, with its number in /proc/devices".to_owned()
+        }
         ErrorKind::Io(io::ErrorKind::PermissionDenied) => {
             "let the gateway's user read it: `usermod -aG dialout USER`, then start the gateway again".to_owned()
         }

@@ -90,7 +90,8 @@ fn tty(path: &Path) -> Option<String> {
     Some(fs::canonicalize(path).ok()?.file_name()?.to_str()?.to_owned())
 }
 
-/// Who has a device open, as far as this user may see: `arduino-cli (process 4711)`.
+/// Who has a device open, as far as this user may see: `arduino-cli (process 4711)`. As a service of
+/// systemd it sees its own processes alone.
 pub(super) fn holder(path: &Path) -> Option<String> {
     let device = fs::canonicalize(path).ok()?;
     let own = std::process::id().to_string();

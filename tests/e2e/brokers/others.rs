@@ -1,6 +1,10 @@
 //! RabbitMQ and NATS with `config/rabbitmq.conf` and `config/nats.conf`: the path, their rules by
 //! delivery, and what they cannot do, which docs/brokers.md says.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::{Context as _, ensure};
 use fieldpost_demo::world::{DEVICE, External};
 use fieldpost_mqtt::{Options, Will};
 use fieldpost_tests::client::{Client, options};
@@ -140,9 +144,31 @@ impl World {
     }
 }
 
+/// Programs that speak NATS itself need a certificate, too: a name alone is nobody.
+fn asks_for_a_certificate_on_its_other_port(broker: &OtherBroker) -> anyhow::Result<()> {
+    let log = std::fs::read_to_string(broker.log())?;
+    let listening = log.split("Listening for client connections on ").nth(1);
+    let address = listening.and_then(|rest| rest.lines().next()).context("no such port")?;
+    let mut stream = TcpStream::connect(address.trim())?;
+    stream.set_read_timeout(Some(SOON))?;
+    // After its greeting in the clear.
+    stream
+        .write_all(b"CONNECT {\"user\":\"CN=bridge-out,O=Fieldpost\",\"pass\":\"\"}\r\nPING\r\n")?;
+    let mut said = Vec::new();
+    let mut bytes = [0; 4_096];
+    while let Ok(read @ 1..) = stream.read(&mut bytes) {
+        said.extend_from_slice(&bytes[..read]);
+        ensure!(!said.ends_with(b"PONG\r\n"), "whoever says a name is let in");
+    }
+    let said = String::from_utf8_lossy(&said).into_owned();
+    ensure!(said.contains("\"tls_required\":true"), "it said {said}");
+    Ok(())
+}
+
 #[test]
 fn nats_carries_the_whole_path_and_keeps_a_device_to_its_own_topics() -> anyhow::Result<()> {
     let mut world = World::start(Kind::Nats)?;
+    asks_for_a_certificate_on_its_other_port(&world.broker)?;
     world.walk(true)?;
     world.obeys_the_rules()?;
     world.lets_a_session_be_taken_over()?;
