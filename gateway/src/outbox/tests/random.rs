@@ -72,7 +72,7 @@ fn history(seed: u64) {
     bench.settings.retention_bytes = rng.u64(0..60_000);
     bench.settings.when_full = if drop_oldest { WhenFull::DropOldest } else { WhenFull::Refuse };
     let mut now = Now { synchronised: true, ..NOW };
-    let mut outbox = Outbox::open(bench.settings.clone(), now).unwrap().0;
+    let mut outbox = bench.open_at(now);
     outbox.conn.busy_timeout(std::time::Duration::ZERO).unwrap();
     let mut model = Model::default();
     for _ in 0..80 {
@@ -100,7 +100,7 @@ fn history(seed: u64) {
                 } else {
                     outbox.close().unwrap()
                 }
-                outbox = Outbox::open(bench.settings.clone(), now).unwrap().0;
+                outbox = bench.open_at(now);
                 outbox.conn.busy_timeout(std::time::Duration::ZERO).unwrap();
             }
             13 => now.wall_ms += [rng.i64(-900..900), rng.i64(-9_999_999..9_999_999)][1],
