@@ -105,7 +105,7 @@ pub fn stored(storage: &Path, ledger: &Ledger) -> anyhow::Result<Found> {
             None => Some(format!("a row that nobody sent: {metrics:?}")),
             Some((n, sent)) => {
                 *found.lines.entry(n).or_default() += 1;
-                sent.differs(n, &metrics, time_ms)
+                sent.differs(n, &metrics, ledger.judged_ms(&sent, time_ms))
             }
         };
         if let Some(wrong) = wrong {

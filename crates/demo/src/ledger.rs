@@ -1,5 +1,6 @@
 //! What the source knows: every line that it has sent, and when.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use fieldpost_protocol::{Metrics, Value};
@@ -25,17 +26,32 @@ pub struct Sent {
 
 /// Shared by the board, which writes, and the judge, which compares. Line n is entry n - 1.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<Vec<Sent>>>);
+pub struct Ledger {
+    lines: Arc<Mutex<Vec<Sent>>>,
+    slack_ms: Arc<AtomicI64>,
+}
 
 impl Ledger {
     /// Enters a line before it is sent: it may be stored before the board goes on.
     pub fn enter(&self, sent: Sent) {
-        self.0.lock().expect("nobody panics while holding it").push(sent);
+        self.lines.lock().expect("nobody panics while holding it").push(sent);
+    }
+
+    /// A time may be off by so much more: where no clock is set, a gateway has it from the bridge, and
+    /// knows it to half a round trip.
+    pub fn allow_ms(&self, slack_ms: i64) {
+        self.slack_ms.store(slack_ms, Ordering::Relaxed);
+    }
+
+    /// The time that a line was stored with; its own, if it differs by no more than was allowed.
+    pub(crate) fn judged_ms(&self, sent: &Sent, stored_ms: i64) -> i64 {
+        let allowed_ms = TIME_TOLERANCE_MS + self.slack_ms.load(Ordering::Relaxed);
+        if (stored_ms - sent.time_ms).abs() <= allowed_ms { sent.time_ms } else { stored_ms }
     }
 
     /// How many lines were sent.
     pub fn len(&self) -> u64 {
-        self.0.lock().expect("nobody panics while holding it").len() as u64
+        self.lines.lock().expect("nobody panics while holding it").len() as u64
     }
 
     /// Nothing was sent.
@@ -46,7 +62,7 @@ impl Ledger {
     /// Line `n`, from 1 on.
     pub fn line(&self, n: u64) -> Option<Sent> {
         let at = usize::try_from(n.checked_sub(1)?).ok()?;
-        self.0.lock().expect("nobody panics while holding it").get(at).copied()
+        self.lines.lock().expect("nobody panics while holding it").get(at).copied()
     }
 }
 

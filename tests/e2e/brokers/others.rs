@@ -49,6 +49,8 @@ impl World {
         let operator = self.options(OPERATOR, &[]);
         let watch =
             |subscriptions| Client::connect_again(&Options { subscriptions, ..operator.clone() });
+        // RabbitMQ on a busy machine takes seconds for a round trip.
+        self.rig.ledger.allow_ms(8_000);
         let broker = &mut self.broker;
         let restart = &mut || {
             broker.kill()?;
