@@ -24,6 +24,7 @@ use fieldpost_protocol::{DeviceId, Meta, Topics};
 
 pub use crate::outbox::WhenFull;
 pub use crate::serial::{Checksum, Format, PortConfig};
+pub use allowed::SOCKET_PATH_BYTES_MAX;
 pub use error::{ConfigError, ConfigErrors};
 pub use fieldpost_mqtt::{Ca, ClientCertificate, Login, Password};
 pub use section::Setting;

@@ -61,9 +61,7 @@ impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
-}
 
-impl Listener {
     /// Whether the file still is this socket's.
     pub(crate) fn is_in_place(&self) -> bool {
         std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)

@@ -28,6 +28,7 @@ mod site;
 mod socket;
 mod trailer;
 mod window;
+mod words;
 
 pub use counters::{Counters, CountersNow};
 pub use decode::{Decoded, Decoder};

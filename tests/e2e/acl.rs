@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use fieldpost_demo::world::{BRIDGE, DEVICE};
 use fieldpost_mqtt::{ClientCertificate, Login, Password, Tls, Will};
 use fieldpost_protocol::{DeviceId, PACKET_BYTES_MAX, Topic, Topics};
-use fieldpost_tests::client::{Client, options};
+use fieldpost_tests::client::{Client, filter_matches, options};
 use fieldpost_tests::mosquitto::Mosquitto;
 use fieldpost_tests::rig::{SOON, wait_until};
 
@@ -102,7 +102,7 @@ fn writers(topic: &Topic) -> Vec<&str> {
 /// everybody which bridges are there: a pattern holds for all.
 fn reads(user: &str, name: &str) -> bool {
     let tree = Topics::default();
-    if matches("bridge/+/status", name) {
+    if filter_matches("bridge/+/status", name) {
         return true;
     }
     let filters = match user {
@@ -112,20 +112,7 @@ fn reads(user: &str, name: &str) -> bool {
         OPERATOR => vec!["#".to_owned()],
         device => tree.gateway_filters(&device.parse().expect("a device id")),
     };
-    filters.iter().any(|filter| matches(filter, name))
-}
-
-fn matches(filter: &str, name: &str) -> bool {
-    let mut names = name.split('/');
-    for level in filter.split('/') {
-        match (level, names.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (level, Some(name)) if level == name => {}
-            _ => return false,
-        }
-    }
-    names.next().is_none()
+    filters.iter().any(|filter| filter_matches(filter, name))
 }
 
 type Said = BTreeSet<(String, String)>;

@@ -6,6 +6,7 @@ use fieldpost_protocol::{
     AlertState, Clock, CommandOutcome, DeviceId, EventKind, Severity, Stream, Topic, Topics,
     VERSIONS_READ,
 };
+use fieldpost_tests::client::filter_matches;
 
 use crate::document::Document;
 use crate::payload::{Payload, content_json};
@@ -91,17 +92,10 @@ fn the_table_says_who_subscribes_to_what() {
     let bridge = [tree.bridge_reading_filters(), tree.bridge_event_filters()].concat();
     for row in rows(&Document::load()) {
         for (who, filters) in [("gateway", &gateway), ("bridge", &bridge)] {
-            let subscribes = filters.iter().any(|filter| matches(filter, &row.topic));
+            let subscribes = filters.iter().any(|filter| filter_matches(filter, &row.topic));
             assert_eq!(row.read_by.contains(who), subscribes, "{}: read by {}?", row.topic, who);
         }
     }
-}
-
-fn matches(filter: &str, topic: &str) -> bool {
-    let (filter, topic): (Vec<&str>, Vec<&str>) =
-        (filter.split('/').collect(), topic.split('/').collect());
-    filter.len() == topic.len()
-        && filter.iter().zip(topic).all(|(level, name)| *level == "+" || *level == name)
 }
 
 #[test]

@@ -186,3 +186,17 @@ impl Client {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Whether what is published to a topic goes to who has subscribed to a filter.
+pub fn filter_matches(filter: &str, topic: &str) -> bool {
+    let mut names = topic.split('/');
+    for level in filter.split('/') {
+        match (level, names.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (level, Some(name)) if level == name => {}
+            _ => return false,
+        }
+    }
+    names.next().is_none()
+}

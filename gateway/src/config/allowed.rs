@@ -97,8 +97,8 @@ pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// `sun_path` of unix(7), without its NUL.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// How long the path of a socket may be: `sun_path` of unix(7), without its NUL.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     match text {

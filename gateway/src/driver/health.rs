@@ -146,18 +146,24 @@ impl Driver {
             self.judge_place(in_place);
         }
         let time = self.unix_ms(clock::boottime_ms());
-        let message = self.build_report().message(time).to_json();
+        let report = self.build_report();
+        let message = report.message(time).to_json();
         point!("send.status.before");
         self.publish(Topic::Status(self.device.clone()), message, Qos::AtLeastOnce, true);
         point!("send.status.after");
-        self.write_status();
+        self.write_status_file(&report);
         Ok(())
     }
 
     /// The status file alone.
     pub(super) fn write_status(&mut self) {
+        let report = self.build_report();
+        self.write_status_file(&report);
+    }
+
+    fn write_status_file(&mut self, report: &Report) {
         let Some(path) = &self.config.status.file else { return };
-        match self.build_report().write(path) {
+        match report.write(path) {
             Ok(()) => self.status_file_failed = false,
             Err(error) if !self.status_file_failed => {
                 self.status_file_failed = true;

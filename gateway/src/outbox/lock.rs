@@ -18,8 +18,16 @@ use super::OpenError;
 /// As many as Linux itself follows.
 const LINKS_MAX: usize = 40;
 
-/// Held for the life of the process; the kernel releases it however that ends.
-pub(super) struct Lock(#[allow(dead_code, reason = "held, not read")] File);
+/// Held for the life of the outbox; when the process ends, however that may be, the kernel releases it.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing alone would not do: a program that is just being started has for a moment a copy of
+    /// each of our files, and `flock` holds until the last copy is closed, or until one unlocks.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 impl Lock {
     /// Takes `<outbox>.lock`, and writes our process id into it.
@@ -122,5 +130,26 @@ fn what_is(found: FileType) -> &'static str {
         it if it.is_fifo() => "named pipe",
         it if it.is_socket() => "socket",
         _ => "device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_a_starting_program_has_does_not_hold_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = dir.path().join("outbox.db");
+        std::fs::write(&outbox, "").unwrap();
+        let by_name = Lock::take(&outbox).unwrap();
+        let of_file = Lock::take_file(&outbox).unwrap().unwrap();
+        let copies = (by_name.0.try_clone().unwrap(), of_file.0.try_clone().unwrap());
+        assert!(matches!(Lock::take(&outbox), Err(OpenError::Locked { .. })));
+        assert!(matches!(Lock::take_file(&outbox), Err(OpenError::Locked { .. })));
+        drop((by_name, of_file));
+        Lock::take(&outbox).expect("released by name");
+        Lock::take_file(&outbox).expect("released");
+        drop(copies);
     }
 }

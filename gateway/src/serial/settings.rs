@@ -1,13 +1,12 @@
 //! One port, as the configuration describes it.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::format::{Format, Pattern};
 use super::rules::Rules;
 use super::window::Averaging;
+use super::words::words;
 
 /// One port, as the configuration describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,26 +90,9 @@ pub enum Checksum {
     None,
 }
 
-const CHECKSUMS: [(&str, Checksum); 4] = [
-    ("required", Checksum::Required),
-    ("optional", Checksum::Optional),
-    ("nmea", Checksum::Nmea),
-    ("none", Checksum::None),
-];
-
-impl FromStr for Checksum {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        let known = CHECKSUMS.iter().find(|(known, _)| *known == word);
-        let words = CHECKSUMS.map(|(word, _)| format!("{word:?}")).join(" ");
-        known.map(|(_, checksum)| *checksum).ok_or_else(|| format!("allowed are {words}"))
-    }
-}
-
-impl fmt::Display for Checksum {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (word, _) = CHECKSUMS.iter().find(|(_, known)| known == self).expect("all stand there");
-        f.write_str(word)
-    }
-}
+words!(Checksum {
+    Required = "required",
+    Optional = "optional",
+    Nmea = "nmea",
+    None = "none",
+});

@@ -9,14 +9,13 @@
 //! accepted: a power cut takes it, a stop of the gateway does not.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use fieldpost_protocol::{Metrics, Value, check_metric};
 
 use super::port::Measured;
 use super::rules::tidy;
+use super::words::words;
 
 /// What is kept of the numbers in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,29 +30,7 @@ pub enum Aggregate {
     Last,
 }
 
-const AGGREGATES: [(&str, Aggregate); 4] = [
-    ("mean", Aggregate::Mean),
-    ("min", Aggregate::Min),
-    ("max", Aggregate::Max),
-    ("last", Aggregate::Last),
-];
-
-impl FromStr for Aggregate {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        let known = AGGREGATES.iter().find(|(known, _)| *known == word);
-        let words = AGGREGATES.map(|(word, _)| format!("{word:?}")).join(" ");
-        known.map(|(_, kind)| *kind).ok_or_else(|| format!("allowed are {words}"))
-    }
-}
-
-impl fmt::Display for Aggregate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (word, _) = AGGREGATES.iter().find(|(_, kind)| kind == self).expect("all stand there");
-        f.write_str(word)
-    }
-}
+words!(Aggregate { Mean = "mean", Min = "min", Max = "max", Last = "last" });
 
 /// How a port's readings are put together.
 #[derive(Debug, Clone, PartialEq, Eq)]

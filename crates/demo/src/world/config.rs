@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use fieldpost_gateway::config::SOCKET_PATH_BYTES_MAX;
 
 use super::{BRIDGE, DEVICE, World};
 use crate::relay::Relay;
@@ -72,9 +73,6 @@ impl World {
         write(&self.dir.join("bridge.toml"), &joined(sections, &self.settings.bridge)?)
     }
 }
-
-/// What unix(7) allows.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The text of a configuration, with further lines in its sections.
 fn joined(
