@@ -214,7 +214,10 @@ impl Rig {
     /// # Errors
     /// When it does not drain within twice [`SOON`].
     pub fn drain(&mut self) -> anyhow::Result<Found> {
-        if let Some(board) = &self.board {
+        if let Some(board) = self.board.as_ref().filter(|board| board.is_sending()) {
+            // Without a new line there may be no last one to wait for: what is sent while a gateway
+            // closes its port is read by nobody.
+            self.wait_accepting()?;
             board.pause();
         }
         let mut outbox = OutboxWatch::new(&self.world.outbox());

@@ -64,6 +64,11 @@ impl Board {
         self.sending.store(false, Ordering::Relaxed);
     }
 
+    /// Whether it was not paused yet.
+    pub fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
+    }
+
     /// Hangs up: what nobody has read is lost, as with a real cable.
     ///
     /// # Errors
