@@ -105,7 +105,8 @@ pub fn stored(storage: &Path, ledger: &Ledger) -> anyhow::Result<Found> {
             None => Some(format!("a row that nobody sent: {metrics:?}")),
             Some((n, sent)) => {
                 *found.lines.entry(n).or_default() += 1;
-                sent.differs(n, &metrics, ledger.judged_ms(&sent, time_ms))
+                let is_off = || sent.is_off(n, time_ms, ledger.tolerance_ms());
+                sent.differs(n, &metrics).or_else(is_off)
             }
         };
         if let Some(wrong) = wrong {

@@ -43,10 +43,9 @@ impl Ledger {
         self.slack_ms.store(slack_ms, Ordering::Relaxed);
     }
 
-    /// The time that a line was stored with; its own, if it differs by no more than was allowed.
-    pub(crate) fn judged_ms(&self, sent: &Sent, stored_ms: i64) -> i64 {
-        let allowed_ms = TIME_TOLERANCE_MS + self.slack_ms.load(Ordering::Relaxed);
-        if (stored_ms - sent.time_ms).abs() <= allowed_ms { sent.time_ms } else { stored_ms }
+    /// By how much a stored time may be off.
+    pub(crate) fn tolerance_ms(&self) -> i64 {
+        TIME_TOLERANCE_MS + self.slack_ms.load(Ordering::Relaxed)
     }
 
     /// How many lines were sent.
@@ -75,7 +74,7 @@ impl Sent {
     }
 
     /// What is wrong with the stored metrics of line `n`; `None`: nothing.
-    pub fn differs(&self, n: u64, metrics: &Metrics, time_ms: i64) -> Option<String> {
+    pub fn differs(&self, n: u64, metrics: &Metrics) -> Option<String> {
         let expected = [
             ("n", Value::Int(n as i64)),
             ("temp", Value::Float(self.temp_tenths as f64 / 10.0)),
@@ -97,8 +96,12 @@ impl Sent {
                 ));
             }
         }
+        None
+    }
+
+    /// Whether line `n` was stored with a time that is further off than that.
+    pub(crate) fn is_off(&self, n: u64, time_ms: i64, tolerance_ms: i64) -> Option<String> {
         let off_ms = time_ms - self.time_ms;
-        (off_ms.abs() > TIME_TOLERANCE_MS)
-            .then(|| format!("line {n}: its time is off by {off_ms} ms"))
+        (off_ms.abs() > tolerance_ms).then(|| format!("line {n}: its time is off by {off_ms} ms"))
     }
 }

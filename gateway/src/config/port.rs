@@ -112,10 +112,11 @@ fn format(section: &mut Section<'_>) -> Format {
     }
     let fields = section.has("fields");
     let packed = section.optional("fields", Kind::Texts, each(FIELDS_MAX, Field::from_str));
-    if let Some(twice) = packed.as_deref().and_then(first_twice) {
+    let names: Vec<&str> = packed.iter().flatten().filter_map(Field::name).collect();
+    if let Some(twice) = first_twice(&names) {
         section.conflict("fields", &format!("{twice:?} stands twice; _ passes over a member"));
     }
-    if packed.as_ref().is_some_and(|packed| packed.iter().all(|field| field.name().is_none())) {
+    if packed.is_some() && names.is_empty() {
         section.conflict("fields", "none of them has a name: nothing would be measured");
     }
     if word == "cobs" && section.has("ignore_lines") {
@@ -165,9 +166,8 @@ fn checksum(section: &mut Section<'_>, format: &Format, place: Option<&Place>) -
     checksum
 }
 
-fn first_twice(fields: &[Field]) -> Option<&str> {
-    let names: Vec<&str> = fields.iter().filter_map(Field::name).collect();
-    (1..names.len()).find(|at| names[..*at].contains(&names[*at])).map(|at| names[at])
+fn first_twice<T: PartialEq>(items: &[T]) -> Option<&T> {
+    (1..items.len()).find(|at| items[..*at].contains(&items[*at])).map(|at| &items[at])
 }
 
 fn averaging(section: &mut Section<'_>) -> Option<Averaging> {
@@ -184,9 +184,8 @@ fn averaging(section: &mut Section<'_>) -> Option<Averaging> {
     }
     let keep = section.or("keep", Kind::Texts, "mean", |text| {
         let keep: Vec<Aggregate> = each(4, Aggregate::from_str)(text)?;
-        let twice = (1..keep.len()).find(|at| keep[..*at].contains(&keep[*at]));
-        match twice {
-            Some(at) => Err(format!("{:?} stands twice", keep[at].to_string())),
+        match first_twice(&keep) {
+            Some(twice) => Err(format!("{:?} stands twice", twice.to_string())),
             None => Ok(keep),
         }
     });

@@ -201,7 +201,7 @@ fn wrong_rows(rig: &Rig) -> anyhow::Result<(u64, Vec<String>, i64)> {
                     TIME_TOLERANCE_MS + if clock == "ntp" { 0 } else { BRIDGE_CLOCK_MS };
                 let late = (off_ms.abs() > may_be_ms)
                     .then(|| format!("line {n}: its time ({clock}) is off by {off_ms} ms"));
-                late.or_else(|| sent.differs(n, &metrics, sent.time_ms))
+                late.or_else(|| sent.differs(n, &metrics))
             }
         };
         if let Some(wrong) = wrong {
