@@ -94,6 +94,9 @@ fn settle(rig: &mut Rig) -> anyhow::Result<Found> {
     Ok(found)
 }
 
+/// Of an outbox.
+const PAGE_BYTES: usize = 1_024;
+
 /// What becomes of a file while nobody runs. All but the first of these leave it another.
 const DAMAGES: [&str; 9] = [
     "log truncated",
@@ -116,12 +119,16 @@ fn damage(outbox: &Path, how: &str, chance: &mut fastrand::Rng) -> anyhow::Resul
         "truncated" | "log truncated" => bytes.truncate(chance.usize(0..bytes.len().max(1))),
         "garbage" => bytes.iter_mut().for_each(|byte| *byte = chance.u8(..)),
         "a page" => {
-            let at = chance.usize(0..bytes.len() / 1_024) * 1_024;
-            bytes[at..at + 1_024].iter_mut().for_each(|byte| *byte = chance.u8(..));
+            let at = chance.usize(0..bytes.len() / PAGE_BYTES) * PAGE_BYTES;
+            bytes[at..at + PAGE_BYTES].iter_mut().for_each(|byte| *byte = chance.u8(..));
         }
         _ => {
             for _ in 0..chance.usize(1..20) {
-                let at = chance.usize(0..bytes.len());
+                let mut at = chance.usize(0..bytes.len());
+                // Where SQLite finds its way. What a row says has no checksum: docs/reliability.md.
+                if how.contains("file") && at >= PAGE_BYTES {
+                    at = at / PAGE_BYTES * PAGE_BYTES + chance.usize(0..4);
+                }
                 bytes[at] ^= 1 << chance.u32(0..8);
             }
         }
