@@ -112,7 +112,8 @@ impl Alerts {
             tracing::warn!("too many alerts wait for the outbox; the oldest is dropped");
             self.queue.pop_front();
         }
-        let kind = EventKind::Alert { name: name.to_owned(), about, state, severity, message };
+        let (name, lasting) = (name.to_owned(), false);
+        let kind = EventKind::Alert { name, about, state, severity, message, lasting };
         self.queue.push_back(NewEvent { boot_ms, kind });
     }
 

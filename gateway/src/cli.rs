@@ -10,8 +10,6 @@ use fieldpost_protocol::StoreId;
 use fieldpost_service::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 use crate::clock::{self, Now};
 use crate::config::{Config, TEMPLATE, process_environment};
@@ -127,7 +125,7 @@ fn check(path: &Path) -> anyhow::Result<()> {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
-    start_log();
+    crate::log::start();
     let warnings = config.check_files()?;
     for warning in config.warnings.iter().chain(&warnings) {
         tracing::warn!("{warning}");
@@ -140,7 +138,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(async {
+    let restart = runtime.block_on(async {
         let (stop, shutdown) = watch::channel(false);
         let (mut term, mut int) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -156,22 +154,24 @@ fn run(config: &Config) -> anyhow::Result<()> {
             stop.closed().await;
         });
         crate::run::run(config.clone(), service, shutdown).await
-    })
+    })?;
+    drop(runtime);
+    if restart { Err(start_again()) } else { Ok(()) }
 }
 
-/// The log goes to stderr: INFO, or what FIELDPOST_LOG says (`debug`, `fieldpost_gateway=trace`).
-fn start_log() {
-    let filter: Targets = std::env::var("FIELDPOST_LOG")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .with_target(false);
-    // A second start in one process (tests) keeps the first log.
-    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+/// The same program, or what was installed in its place since, with the same arguments. It keeps the
+/// number of this process, so that whoever supervises it sees no end.
+fn start_again() -> anyhow::Error {
+    use std::os::unix::process::CommandExt as _;
+    let mut args = std::env::args_os();
+    let named = args.next().unwrap_or_default();
+    let program = match std::env::current_exe() {
+        Ok(path) if path.exists() => path,
+        // It was replaced; its name leads to the new one.
+        _ => PathBuf::from(named),
+    };
+    let error = std::process::Command::new(&program).args(args).exec();
+    anyhow::Error::new(error).context(format!("starting {} again", program.display()))
 }
 
 fn status(config: &Config, json: bool) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@
 //! `FIELDPOST_DEVICE_ID`. Ports and `[meta]` stand in the file only.
 
 mod allowed;
+mod commands;
 mod error;
 mod files;
 mod keys;
@@ -18,10 +19,12 @@ mod units;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldpost_protocol::{DeviceId, Meta, Topics};
 
+use crate::commands::Allowed;
 pub use crate::outbox::WhenFull;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use allowed::SOCKET_PATH_BYTES_MAX;
@@ -48,6 +51,8 @@ pub struct Config {
     pub ports: Vec<PortConfig>,
     /// The gateway's own measurements.
     pub system: System,
+    /// What may be called.
+    pub commands: Arc<Allowed>,
     /// When the gateway raises an alert by itself.
     pub alerts: Alerts,
     /// What it says about itself.

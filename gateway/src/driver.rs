@@ -4,6 +4,7 @@
 
 mod alive;
 mod broker;
+mod commands;
 mod health;
 mod publish;
 
@@ -20,12 +21,13 @@ use tokio::time::Instant;
 
 use crate::alerts::Alerts;
 use crate::clock::{self, Now};
+use crate::commands::{Desk, Done};
 use crate::config::Config;
 use crate::engine::{Engine, Notice};
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
-use crate::serial::{Counters, PortConfig, PortEvent};
+use crate::serial::{Counters, PortConfig, PortEvent, Releaser};
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
 
@@ -61,6 +63,7 @@ pub(crate) struct Inputs {
     pub(crate) session: Option<mpsc::Receiver<SessionEvent>>,
     pub(crate) committed: mpsc::Receiver<Committed>,
     pub(crate) ports: mpsc::Receiver<PortEvent>,
+    pub(crate) commands: mpsc::Receiver<Done>,
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
@@ -69,6 +72,8 @@ pub(crate) struct Inputs {
 pub(crate) enum End {
     /// It was asked to.
     Shutdown,
+    /// A command asks for it.
+    Restart,
     /// The outbox cannot go on; the next start mends it.
     Outbox(String),
 }
@@ -113,6 +118,12 @@ pub(crate) struct Driver {
     pub(crate) alive: Alive,
     /// The last report says that this gateway has stopped.
     pub(crate) ending: bool,
+    pub(crate) desk: Desk,
+    pub(crate) releasers: Vec<Releaser>,
+    /// Until when more is logged than at the start.
+    pub(crate) log_until: Option<Duration>,
+    /// A command asks to start again.
+    pub(crate) restart: bool,
 }
 
 impl Driver {
@@ -126,6 +137,9 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.pump().await?;
+            if self.restart {
+                return Ok(End::Restart);
+            }
             let wake = Instant::now() + self.timeout();
             tokio::select! {
                 _ = inputs.shutdown.wait_for(|down| *down) => return Ok(End::Shutdown),
@@ -137,6 +151,7 @@ impl Driver {
                     }
                 }
                 Some(event) = inputs.ports.recv() => self.handle_port(event),
+                Some(done) = inputs.commands.recv() => self.handle_done(done).await?,
                 _ = ticks.tick() => self.tick().await?,
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -153,6 +168,7 @@ impl Driver {
     /// Does what the engine asks for, until it asks for nothing.
     async fn pump(&mut self) -> Result<(), Gone> {
         self.handle_notices().await?;
+        self.serve_commands().await?;
         self.send_all().await?;
         while let Some(event) = self.alerts.next_event() {
             if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
@@ -257,6 +273,7 @@ impl Driver {
     /// that has.
     async fn learn_time(&mut self, skew_ms: i64, rtt: Duration) -> Result<(), Gone> {
         self.cloud_skew_ms = Some(skew_ms);
+        self.desk.judge_held();
         let now = Now::read();
         let (skew, clock) =
             if now.synchronised { (now.skew_ms(), Clock::Ntp) } else { (skew_ms, Clock::Bridge) };
@@ -312,6 +329,7 @@ impl Driver {
             self.learn_time(skew_ms, rtt).await?;
         }
         self.tell_acked().await?;
+        self.tick_commands(now).await?;
         self.publish_live(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
             self.last_trim_ms = now.as_millis() as i64;
@@ -347,11 +365,13 @@ impl Driver {
     }
 
     async fn trim(&mut self) -> Result<(), Gone> {
-        let job = |outbox: &mut crate::outbox::Outbox| {
+        let unix_ms = self.unix_ms(clock::boottime_ms());
+        let job = move |outbox: &mut crate::outbox::Outbox| {
             let trimmed = outbox.trim(clock::wall_ms());
+            let forgotten = unix_ms.map_or(Ok(()), |now| outbox.forget_commands(now));
             // Also after an error: a commit in doubt may have happened.
             let changed = trimmed.as_ref().map_or(true, |it| it.readings + it.events > 0);
-            (trimmed, outbox.snapshot(changed))
+            (trimmed.and_then(|it| forgotten.map(|()| it)), outbox.snapshot(changed))
         };
         let (trimmed, snapshot) = self.outbox.call(job).await?;
         self.follow(clock::boottime(), snapshot);

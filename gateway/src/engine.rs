@@ -19,11 +19,14 @@
 //! - Nothing but a sync ack or a state of the pinned store moves `acked`: no puback ever does.
 //! - Nothing is sent on a stream before a state of this connection has listed it.
 
+mod commands;
 mod flow;
 mod guards;
 mod hello;
 mod holes;
 mod interface;
+mod requests;
+mod time;
 mod view;
 
 use std::collections::VecDeque;
@@ -36,10 +39,12 @@ use fieldpost_protocol::{
 
 use crate::outbox::{StreamInfo, Trusted};
 
+pub use commands::{Judge, Known, Record, Verdict};
 use flow::Flow;
 pub use guards::Guards;
-use hello::{Answer, Open};
+use hello::Open;
 pub use interface::{Dropped, Notice, Send, Settings};
+use time::CloudTime;
 
 /// Batches in flight, on all streams.
 pub const WINDOW_BATCHES: usize = 96;
@@ -54,9 +59,6 @@ pub const HELLO_ON_ACK_MIN: Duration = Duration::from_secs(10);
 /// A returning bridge is greeted within this, at random, so that a thousand gateways are not
 /// all there in the same second.
 pub const HELLO_JITTER_MAX: Duration = Duration::from_secs(10);
-
-/// The end of the year 9999: a bridge that names a later time is wrong.
-const TIME_MS_MAX: i64 = 253_402_300_799_999;
 
 /// See the module.
 pub struct Engine {
@@ -88,6 +90,10 @@ pub struct Engine {
     /// When the streams of a kind got on last: an alert that storage takes, such as the one that
     /// no readings get through, is no progress of readings.
     last_progress: [Duration; 2],
+    /// The time at the bridge, as it was last told.
+    cloud_time: Option<CloudTime>,
+    /// Readings stay until then.
+    paused_until: Option<Duration>,
     notices: VecDeque<Notice>,
     /// What was dropped since the start.
     pub dropped: Dropped,
@@ -135,6 +141,8 @@ impl Engine {
             last_hello: None,
             flush_at: Duration::ZERO,
             last_progress: [Duration::ZERO; 2],
+            cloud_time: None,
+            paused_until: None,
             notices: VecDeque::new(),
             dropped: Dropped::default(),
         }
@@ -222,19 +230,19 @@ impl Engine {
             Some(open) if self.online => open.answer(state, &self.guards),
             _ => None,
         };
-        let Some(Answer { sent_at, complete }) = answer else {
+        let Some(answer) = answer else {
             self.dropped.states += 1;
             return;
         };
         let store = *self.store.get_or_insert(state.store);
         self.learn_gen(store, state.r#gen);
-        self.learn_time(now, sent_at, state.time);
+        self.learn_time(now, &answer, state.time);
         self.mute = !state.versions.contains(&VERSION);
         if self.mute {
             self.notices.push_back(Notice::NoCommonVersion(state.versions.clone()));
         }
         self.learn_streams(now, state);
-        if complete {
+        if answer.complete {
             self.finish_hello(now);
         }
     }
@@ -253,16 +261,6 @@ impl Engine {
             }
         }
         self.confirmed = true;
-    }
-
-    fn learn_time(&mut self, now: Duration, sent_at: Duration, time_ms: i64) {
-        if !(0..=TIME_MS_MAX).contains(&time_ms) {
-            return;
-        }
-        let rtt = now.saturating_sub(sent_at);
-        let middle = sent_at + rtt / 2;
-        let skew_ms = time_ms.saturating_sub(middle.as_millis() as i64);
-        self.notices.push_back(Notice::CloudTime { skew_ms, rtt });
     }
 
     fn learn_streams(&mut self, now: Duration, state: &State) {
@@ -357,6 +355,7 @@ impl Engine {
         if !self.online {
             return None;
         }
+        self.end_pause(now);
         self.tell_of_floors(now);
         if self.open.is_none() && self.wanted.is_some_and(|at| at <= now) {
             self.wanted = None;
@@ -387,8 +386,10 @@ impl Engine {
         self.flush(now);
         let batches: usize = self.flows.iter().map(|flow| flow.in_flight.len()).sum();
         let bytes: usize = self.flows.iter().map(Flow::bytes_in_flight).sum();
+        let paused = self.paused_until.is_some();
         let room = |stream| match stream {
             Stream::Events => batches < WINDOW_BATCHES,
+            Stream::Readings if paused => false,
             Stream::Readings => batches < WINDOW_BATCHES - WINDOW_EVENTS && bytes < WINDOW_BYTES,
         };
         let first_of = |stream| {
@@ -467,7 +468,7 @@ impl Engine {
         let unflushed =
             self.flows.iter().any(|flow| flow.flush_to < flow.last && flow.sent < flow.last);
         let flush = unflushed.then_some(self.flush_at);
-        [hello, rto, flush].into_iter().flatten().min()
+        [hello, rto, flush, self.paused_until].into_iter().flatten().min()
     }
 
     /// What the driver has to do or to tell.

@@ -12,6 +12,7 @@
 mod alerts;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 mod control;
 mod driver;
@@ -20,8 +21,10 @@ pub mod fail_points;
 mod intake;
 mod live;
 mod local;
+mod log;
 pub mod outbox;
 pub mod run;
 pub mod serial;
 mod status;
 mod system;
+mod words;

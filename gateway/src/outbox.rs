@@ -21,6 +21,7 @@
 
 mod append;
 mod holes;
+mod inbox;
 mod lock;
 mod log;
 mod read;
@@ -42,6 +43,7 @@ use crate::clock::{self, Now};
 
 pub use append::{AppendError, Appended, NewEvent};
 pub use holes::Hole;
+pub use inbox::{Ending, Left, Taken};
 pub use read::Batch;
 pub use schema::{OpenError, check_place, sync_call};
 pub use thread::{Gone, OutboxThread};

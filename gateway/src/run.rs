@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::alerts::Alerts;
 use crate::clock::{self, Now};
+use crate::commands::Desk;
 use crate::config::Config;
 use crate::control;
 use crate::driver::{Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
@@ -25,7 +26,7 @@ use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
 use crate::outbox::{self, Outbox, OutboxThread};
-use crate::serial::{self, PortHandle};
+use crate::serial::{self, PortHandle, Releaser};
 use crate::system;
 
 /// Publishes without a puback that a session allows.
@@ -37,7 +38,8 @@ const PORT_EVENTS_MAX: usize = 64;
 /// Commits that wait for the driver to hear of them; then the intake waits.
 const COMMITTED_MAX: usize = 16;
 
-/// Runs the gateway until `shutdown` turns true; `service` hears of it.
+/// Runs the gateway until `shutdown` turns true; `service` hears of it. True: a command asks to start it
+/// again.
 ///
 /// # Errors
 /// When the outbox cannot be opened, the broker's settings are unusable, or the outbox
@@ -46,7 +48,7 @@ pub async fn run(
     config: Config,
     service: Service,
     shutdown: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let config = Arc::new(config);
     let now = Now::read();
     let (outbox, recovered) = open_outbox(&config, now)?;
@@ -59,6 +61,7 @@ pub async fn run(
     let holes = outbox.holes().context("looking for holes in the outbox")?;
     alerts.raise_holes(now.boot_ms, &holes);
     let trusted = outbox.trusted();
+    let left = outbox.left_started().context("looking for commands that were left")?;
     let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
     let waiting: u64 = streams.iter().map(|info| info.last - info.acked).sum();
     tracing::info!(
@@ -110,10 +113,16 @@ pub async fn run(
         tokio::spawn(run)
     });
     drop(readings_in);
-    let devices = handles.iter().zip(&config.ports).filter(|(_, port)| !port.place.is_socket());
-    let releasers = devices.map(|(handle, _)| handle.releaser.clone()).collect();
-    let control =
-        config.control.socket.clone().map(|path| tokio::spawn(control::run(path, releasers)));
+    let devices = || handles.iter().zip(&config.ports).filter(|(_, port)| !port.place.is_socket());
+    let releasers: Vec<Releaser> = devices().map(|(handle, _)| handle.releaser.clone()).collect();
+    let boards = devices().map(|(handle, _)| handle.board.clone()).collect();
+    let (mut desk, commands) = Desk::new(config.commands.clone(), boards);
+    left.into_iter().for_each(|left| desk.recall(left));
+    let control = config
+        .control
+        .socket
+        .clone()
+        .map(|path| tokio::spawn(control::run(path, releasers.clone())));
 
     let settings = engine::Settings {
         publish_interval: config.publish.publish_interval,
@@ -153,9 +162,14 @@ pub async fn run(
         told_acked: Vec::new(),
         alive: Alive::new(service),
         ending: false,
+        desk,
+        releasers,
+        log_until: None,
+        restart: false,
         config: config.clone(),
     };
-    let mut inputs = Inputs { session: session_events, committed, ports: port_events, shutdown };
+    let mut inputs =
+        Inputs { session: session_events, committed, ports: port_events, commands, shutdown };
     // The ports' tasks come by once: a port that can be opened at once is open.
     tokio::task::yield_now().await;
     // Neither a network nor a port is waited for: it records from here on.
@@ -179,15 +193,17 @@ pub async fn run(
     drop(outbox);
     let closed = outbox_end.await;
     tracing::info!(accepted = counted.accepted.load(Ordering::Relaxed), "stopped");
+    let restart = matches!(end, Ok(End::Restart));
     match end {
-        Ok(End::Shutdown) => {}
+        Ok(End::Shutdown | End::Restart) => {}
         Ok(End::Outbox(error)) => {
             anyhow::bail!("{error}; start the gateway again, it will move the file aside")
         }
         Err(gone) => return Err(gone.into()),
     }
     flushed.context("the intake ended by a panic")??;
-    closed.context("the outbox's thread ended by a panic")?.context("closing the outbox")
+    closed.context("the outbox's thread ended by a panic")?.context("closing the outbox")?;
+    Ok(restart)
 }
 
 async fn stop_sources(ports: Vec<PortHandle>, system: Option<tokio::task::JoinHandle<()>>) {

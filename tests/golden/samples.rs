@@ -4,9 +4,9 @@
 //! Add at the end; a sample that vectors were made of is never changed.
 
 use fieldpost_protocol::{
-    Ack, AlertState, Clock, Command, CommandOutcome, Envelope, Epoch, Event, EventKind, Gen, Hello,
-    HelloStream, Metrics, Nonce, Reading, Severity, State, StateStream, StoreId, Stream, StreamKey,
-    SyncAcks, Value, encode_readings,
+    Ack, AlertState, Clock, Command, CommandOutcome, Content, Envelope, Epoch, Event, EventKind,
+    Gen, Hello, HelloStream, Metrics, Nonce, Reading, Severity, State, StateStream, StoreId,
+    Stream, StreamKey, SyncAcks, Value, encode_readings,
 };
 use fieldpost_tests::series::series;
 use serde_json::{Value as Json, json};
@@ -200,6 +200,7 @@ fn events() -> Vec<Sample> {
             state,
             severity,
             message: message.to_owned(),
+            lasting: false,
         };
     let (raised, cleared) = (AlertState::Raised, AlertState::Cleared);
     let mut samples = vec![
@@ -221,8 +222,9 @@ fn events() -> Vec<Sample> {
         event("information", 0, alert("started", None, raised, Severity::Info, "")),
     ];
     let ack = |outcome, detail: Option<&str>, result: &str| EventKind::CommandAck {
-        id: "a1b2".to_owned(),
+        id: "a1b2".parse().expect("a command's id"),
         target: EPOCH,
+        content: None,
         outcome,
         detail: detail.map(str::to_owned),
         result: Metrics::from_json(result).expect("a JSON object"),
@@ -237,6 +239,19 @@ fn events() -> Vec<Sample> {
         let name = name.as_str().expect("an outcome is a word").replace('_', "-");
         samples.push(event(&name, 62_000, ack(outcome, detail, result)));
     }
+    let EventKind::CommandAck { id, target, outcome, detail, result, .. } =
+        ack(CommandOutcome::Succeeded, None, r#"{"on": 1}"#)
+    else {
+        unreachable!("an ack is one")
+    };
+    let content = Some(Content([0x3f, 0x86, 0x09, 0x63, 0x07, 0x42, 0xec, 0x9f]));
+    let ack = EventKind::CommandAck { id, target, content, outcome, detail, result };
+    samples.push(event("of-content", 62_000, ack));
+    let name = "temp_high".to_owned();
+    let about = Some("fruiting".to_owned());
+    let (severity, message) = (Severity::Warning, "temp of fruiting is 29.5".to_owned());
+    let rule = EventKind::Alert { name, about, state: raised, severity, message, lasting: true };
+    samples.push(event("lasting", 61_000, rule));
     samples
 }
 
@@ -294,7 +309,7 @@ fn commands() -> Vec<Sample> {
     );
     let full = Command {
         v: 1,
-        id: Some("a1b2".to_owned()),
+        id: "a1b2".parse().ok(),
         name: "led".to_owned(),
         args: args.expect("a JSON object"),
         expires: Some(BASE + 3_600_000),

@@ -160,7 +160,8 @@ fn a_retained_batch_or_hello_is_ignored() {
 fn events_are_stored_and_the_current_alerts_follow_from_them() {
     let mut bench = Bench::new();
     let ack = EventKind::CommandAck {
-        id: "c1".into(),
+        id: "c1".parse().unwrap(),
+        content: None,
         target: id(1),
         outcome: CommandOutcome::TimedOut,
         detail: None,

@@ -151,6 +151,7 @@ pub fn alert(epoch: u8, seq: Seq, name: &str, state: AlertState) -> Incoming {
         state,
         severity: Severity::Warning,
         message: "look at it".into(),
+        lasting: false,
     };
     event(epoch, seq, &Event { t: seq as i64, kind })
 }

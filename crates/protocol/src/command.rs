@@ -1,9 +1,12 @@
 //! A command: from the bridge in CBOR, from a person in JSON.
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::cbor::{self, DecodeError};
-use crate::{COMMAND_ARGS_MAX, COMMAND_BYTES_MAX, Epoch, Metrics};
+use crate::{
+    COMMAND_ARGS_MAX, COMMAND_BYTES_MAX, CommandId, Content, Epoch, Metrics, Value, check_command,
+};
 
 /// What a device is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,7 +17,7 @@ pub struct Command {
     /// Tells one command from another for 30 days; a person may leave it out, then the
     /// bridge gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    pub id: Option<CommandId>,
     /// What to do.
     pub name: String,
     /// With what.
@@ -48,8 +51,7 @@ impl Command {
             let (found, max) = (bytes.len(), COMMAND_BYTES_MAX);
             return Err(DecodeError::TooBig { what, found, unit: "bytes", max });
         }
-        let json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-        let command: Command = if json {
+        let command: Command = if is_json(bytes) {
             serde_json::from_slice(bytes)
                 .map_err(|error| DecodeError::Malformed { what, why: error.to_string() })?
         } else {
@@ -61,7 +63,39 @@ impl Command {
             let (found, max) = (command.args.len(), COMMAND_ARGS_MAX);
             return Err(DecodeError::TooBig { what, found, unit: "arguments", max });
         }
+        let malformed = |why| DecodeError::Malformed { what, why };
+        check_command(&command.name).map_err(|error| malformed(error.to_string()))?;
+        let infinite = |value: &Value| matches!(value, Value::Float(float) if !float.is_finite());
+        if let Some((name, _)) = command.args.iter().find(|(_, value)| infinite(value)) {
+            return Err(malformed(format!("argument {name} is not a finite number")));
+        }
         Ok(command)
+    }
+
+    /// What it asks for, whoever asks and whenever: two commands with one id have to be the same.
+    pub fn content(&self) -> Content {
+        let digest = digest(&SHA256, &cbor::encode(&(&self.name, &self.args)));
+        let (first, _) = digest.as_ref().split_first_chunk().expect("a SHA-256 has 32 bytes");
+        Content(*first)
+    }
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+}
+
+/// The id of what is no valid command, so that whoever sent it can be answered.
+pub fn id_of(bytes: &[u8]) -> Option<CommandId> {
+    #[derive(Deserialize)]
+    struct Named {
+        id: CommandId,
+    }
+    if bytes.len() > COMMAND_BYTES_MAX {
+        None
+    } else if is_json(bytes) {
+        serde_json::from_slice(bytes).ok().map(|Named { id }| id)
+    } else {
+        cbor::decode("command", bytes).ok().map(|Named { id }| id)
     }
 }
 
@@ -72,7 +106,7 @@ mod tests {
     #[test]
     fn a_person_may_write_json_without_id_or_version() {
         let command = Command::decode(br#" {"name":"led","args":{"on":1}}"#).unwrap();
-        assert_eq!((command.v, command.id.as_deref(), command.name.as_str()), (1, None, "led"));
+        assert_eq!((command.v, &command.id, command.name.as_str()), (1, &None, "led"));
         assert_eq!(Command::decode(&command.encode()), Ok(command));
     }
 
@@ -81,5 +115,39 @@ mod tests {
         assert!(Command::decode(br#"{"name":"led","args":{"on":[1]}}"#).is_err());
         let bomb = vec![0x81; 8000];
         assert!(Command::decode(&bomb).is_err());
+    }
+
+    #[test]
+    fn the_content_is_name_and_arguments_however_they_are_written() {
+        let content = |json: &str| Command::decode(json.as_bytes()).unwrap().content();
+        let one = content(r#"{"id":"a","name":"led","args":{"on":1,"pin":7.0}}"#);
+        assert_eq!(one, content(r#"{"args":{"pin":7.0,"on":1},"name":"led","strict":true}"#));
+        let command = Command::decode(br#"{"name":"led","args":{"on":1,"pin":7.0}}"#).unwrap();
+        assert_eq!(one, Command::decode(&command.encode()).unwrap().content());
+        for other in [
+            r#"{"name":"led","args":{"on":1,"pin":7}}"#,
+            r#"{"name":"led","args":{"on":1}}"#,
+            r#"{"name":"lamp","args":{"on":1,"pin":7.0}}"#,
+        ] {
+            assert_ne!(one, content(other), "{other}");
+        }
+        assert_eq!(content(r#"{"name":"led"}"#).to_string(), "3f8609630742ec9f", "for ever");
+    }
+
+    #[test]
+    fn what_is_no_command_may_still_have_an_id() {
+        let named = id_of(br#"{"id":"a1","name":7}"#);
+        assert_eq!(named.as_ref().map(CommandId::as_str), Some("a1"));
+        for nameless in [&b"{\"id\":\"a b\"}"[..], b"{\"id\":7}", b"{", b"", b"\x81"] {
+            assert_eq!(id_of(nameless), None);
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_line_could_carry_is_refused() {
+        for bad in ["", "a b", "a=b", "a*", "a\\n"] {
+            let json = format!(r#"{{"name":"{bad}"}}"#);
+            assert!(Command::decode(json.as_bytes()).is_err(), "{bad:?}");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Events: alerts and command acks, small, urgent, and as durable as a reading.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cbor::{self, DecodeError};
-use crate::{BODY_BYTES_MAX, Epoch, Metrics, TEXT_BYTES_MAX};
+use crate::{BODY_BYTES_MAX, CommandId, Content, Epoch, Metrics, TEXT_BYTES_MAX};
 
 /// The body of a batch of the events stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,13 +34,19 @@ pub enum EventKind {
         severity: Severity,
         /// For people: what happened and what to do.
         message: String,
+        /// Its state is kept over restarts: an epoch that ends does not clear it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lasting: bool,
     },
     /// What became of a command.
     CommandAck {
         /// The command's id.
-        id: String,
-        /// The epoch that the command was meant for.
+        id: CommandId,
+        /// The epoch that the command was meant for, or ran in.
         target: Epoch,
+        /// What the command asked for; absent from gateways that do not run commands.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<Content>,
         /// What became of it.
         outcome: CommandOutcome,
         /// For people: why.
@@ -93,7 +101,7 @@ impl Severity {
     }
 }
 
-/// What became of a command. All but `accepted` are final.
+/// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandOutcome {
@@ -114,6 +122,51 @@ pub enum CommandOutcome {
     /// The gateway stopped in between: it may have run.
     Unknown,
 }
+
+impl CommandOutcome {
+    /// The name on the wire and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CommandOutcome::Accepted => "accepted",
+            CommandOutcome::Succeeded => "succeeded",
+            CommandOutcome::Failed => "failed",
+            CommandOutcome::TimedOut => "timed_out",
+            CommandOutcome::Rejected => "rejected",
+            CommandOutcome::Expired => "expired",
+            CommandOutcome::Stale => "stale",
+            CommandOutcome::Unknown => "unknown",
+        }
+    }
+
+    /// Whether nothing more is to come of the command, wherever it was sent.
+    pub fn is_final(self) -> bool {
+        !matches!(self, CommandOutcome::Accepted | CommandOutcome::Stale)
+    }
+}
+
+impl FromStr for CommandOutcome {
+    type Err = OutcomeError;
+
+    fn from_str(text: &str) -> Result<Self, OutcomeError> {
+        let all = [
+            CommandOutcome::Accepted,
+            CommandOutcome::Succeeded,
+            CommandOutcome::Failed,
+            CommandOutcome::TimedOut,
+            CommandOutcome::Rejected,
+            CommandOutcome::Expired,
+            CommandOutcome::Stale,
+            CommandOutcome::Unknown,
+        ];
+        let known = all.into_iter().find(|outcome| outcome.as_str() == text);
+        known.ok_or_else(|| OutcomeError(text.chars().take(80).collect()))
+    }
+}
+
+/// The name of no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no outcome of a command")]
+pub struct OutcomeError(String);
 
 impl Event {
     /// Whether it goes to `command_acks` (else to `alerts`).
@@ -164,10 +217,12 @@ mod tests {
             state: AlertState::Raised,
             severity: Severity::Warning,
             message: "gone".into(),
+            lasting: false,
         };
         let ack = EventKind::CommandAck {
-            id: "a1".into(),
+            id: "a1".parse().unwrap(),
             target: Epoch([9; 16]),
+            content: Some(Content([5; 8])),
             outcome: CommandOutcome::TimedOut,
             detail: None,
             result: Metrics::from_json(r#"{"on":1}"#).unwrap(),

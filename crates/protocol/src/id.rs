@@ -6,17 +6,20 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An id that is not 16 bytes, or not 32 hexadecimal digits where people write it.
+/// An id that has not its length, or is not made of hexadecimal digits where people write it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an id; it has to be 32 hexadecimal digits")]
-pub struct IdError(String);
+#[error("{found:?} is not an id; it has to be {digits} hexadecimal digits")]
+pub struct IdError {
+    found: String,
+    digits: usize,
+}
 
-/// 16 random bytes: in CBOR a byte string, in JSON and to people 32 hexadecimal digits.
-macro_rules! id128 {
-    ($(#[$doc:meta])* $name:ident) => {
+/// Bytes that only stand for something: in CBOR a byte string, in JSON and to people hexadecimal digits.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(pub [u8; 16]);
+        pub struct $name(pub [u8; $bytes]);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +37,10 @@ macro_rules! id128 {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                parse_hex(text).map($name).ok_or_else(|| IdError(text.chars().take(80).collect()))
+                parse_hex(text).map($name).ok_or_else(|| IdError {
+                    found: text.chars().take(80).collect(),
+                    digits: 2 * $bytes,
+                })
             }
         }
 
@@ -50,56 +56,67 @@ macro_rules! id128 {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(IdVisitor).map($name)
+                deserializer.deserialize_any(IdVisitor::<$bytes>).map($name)
             }
         }
     };
 }
 
-id128!(
+id!(
     /// One run of appending by one gateway process. Only the process that made it appends to it.
-    Epoch
+    Epoch,
+    16
 );
-id128!(
+id!(
     /// The service's storage, for life.
-    StoreId
+    StoreId,
+    16
 );
-id128!(
+id!(
     /// One incarnation of a storage: written by init, restore and migrate.
-    Gen
+    Gen,
+    16
 );
-id128!(
+id!(
     /// What ties a `state` to the `hello` that it answers.
-    Nonce
+    Nonce,
+    16
 );
-id128!(
+id!(
     /// One start of a bridge process.
-    Instance
+    Instance,
+    16
 );
 
-struct IdVisitor;
+id!(
+    /// What a command asks for, name and arguments: the first bytes of a SHA-256.
+    Content,
+    8
+);
 
-impl Visitor<'_> for IdVisitor {
-    type Value = [u8; 16];
+struct IdVisitor<const N: usize>;
+
+impl<const N: usize> Visitor<'_> for IdVisitor<N> {
+    type Value = [u8; N];
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("16 bytes, or 32 hexadecimal digits")
+        write!(f, "{N} bytes, or {} hexadecimal digits", 2 * N)
     }
 
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<[u8; 16], E> {
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
         bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<[u8; 16], E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<[u8; N], E> {
         parse_hex(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
-fn parse_hex(text: &str) -> Option<[u8; 16]> {
-    if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    let mut id = [0u8; 16];
+    let mut id = [0u8; N];
     for (i, byte) in id.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
     }
@@ -136,14 +153,19 @@ impl fmt::Display for Stream {
     }
 }
 
-impl FromStr for Stream {
-    type Err = IdError;
+/// The name of no stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no stream; they are events and readings")]
+pub struct StreamError(String);
 
-    fn from_str(text: &str) -> Result<Self, IdError> {
+impl FromStr for Stream {
+    type Err = StreamError;
+
+    fn from_str(text: &str) -> Result<Self, StreamError> {
         match text {
             "events" => Ok(Stream::Events),
             "readings" => Ok(Stream::Readings),
-            other => Err(IdError(other.to_owned())),
+            other => Err(StreamError(other.chars().take(80).collect())),
         }
     }
 }

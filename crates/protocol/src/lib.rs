@@ -29,13 +29,17 @@ mod value;
 
 pub use body::{BodyError, decode_readings, encode_readings, encode_runs};
 pub use cbor::{DecodeError, version_of};
-pub use command::Command;
+pub use command::{Command, id_of};
 pub use envelope::{Clock, Envelope, EnvelopeError};
-pub use event::{AlertState, CommandOutcome, Event, EventKind, Severity};
-pub use id::{Epoch, Gen, IdError, Instance, Nonce, Seq, StoreId, Stream, StreamKey};
+pub use event::{AlertState, CommandOutcome, Event, EventKind, OutcomeError, Severity};
+pub use id::{
+    Content, Epoch, Gen, IdError, Instance, Nonce, Seq, StoreId, Stream, StreamError, StreamKey,
+};
 pub use limits::*;
-pub use name::{DeviceId, NameError, check_metric, check_source};
-pub use people::{BridgeStatus, DeviceStatus, Live, Meta, MetaMetric, MetaSource};
+pub use name::{CommandId, DeviceId, NameError, check_command, check_metric, check_source};
+pub use people::{
+    BridgeStatus, DeviceStatus, Live, LiveAlert, LiveCommandAck, Meta, MetaMetric, MetaSource,
+};
 pub use sync::{Ack, Hello, HelloStream, State, StateStream, SyncAcks};
 pub use topic::{Topic, Topics};
 pub use value::{Metrics, Reading, Value};

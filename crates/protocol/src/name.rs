@@ -40,51 +40,57 @@ pub enum NameError {
     },
 }
 
-/// A device's id: the `<id>` of `devices/<id>/...`, and the common name of its certificate.
-///
 /// 1 to 64 of `A-Z a-z 0-9 . _ -`: what every broker takes as a client id too.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct DeviceId(String);
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
 
-impl DeviceId {
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for DeviceId {
-    type Err = NameError;
-
-    fn from_str(name: &str) -> Result<Self, NameError> {
-        check_length("device id", name)?;
-        let bad =
-            name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')));
-        match bad {
-            Some(found) => Err(NameError::Character {
-                what: "device id",
-                name: name.to_owned(),
-                found,
-                allowed: "allowed are A-Z a-z 0-9 . _ -",
-            }),
-            None => Ok(DeviceId(name.to_owned())),
+        impl $name {
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(name: &str) -> Result<Self, NameError> {
+                check_length($what, name)?;
+                let bad = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+                check_characters($what, name, bad, "allowed are A-Z a-z 0-9 . _ -")?;
+                Ok($name(name.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for DeviceId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+text_id!(
+    /// A device's id: the `<id>` of `devices/<id>/...`, and the common name of its certificate.
+    DeviceId,
+    "device id"
+);
+text_id!(
+    /// Tells one command to a device from another, for 30 days.
+    CommandId,
+    "command id"
+);
 
 /// Checks the name of a source: it becomes a topic level (`live/<source>`) and the first
 /// word of a line.
@@ -107,6 +113,14 @@ pub fn check_metric(name: &str) -> Result<(), NameError> {
     check_length("metric", name)?;
     let bad = |c: char| c.is_whitespace() || c.is_control() || "#=*\"".contains(c);
     check_characters("metric", name, bad, "not allowed are blanks, control characters and # = * \"")
+}
+
+/// Checks the name of a command: the first word of a line to a board.
+pub fn check_command(name: &str) -> Result<(), NameError> {
+    check_length("command", name)?;
+    let bad = |c: char| c.is_whitespace() || c.is_control() || "#=*\"".contains(c);
+    let allowed = "not allowed are blanks, control characters and # = * \"";
+    check_characters("command", name, bad, allowed)
 }
 
 fn check_length(what: &'static str, name: &str) -> Result<(), NameError> {

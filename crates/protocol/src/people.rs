@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Gen, Instance, Metrics, StoreId};
+use crate::{AlertState, CommandId, CommandOutcome, Gen, Instance, Metrics, Severity, StoreId};
 
 /// `devices/<id>/status`, retained, repeated every 60 s, and the last will with
 /// `online: false` alone.
@@ -92,6 +92,48 @@ pub struct Live {
     pub values: Metrics,
 }
 
+/// `devices/<id>/live/command_acks`: what becomes of commands, for whoever looks on. The command acks
+/// that count are events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveCommandAck {
+    /// Unix milliseconds, if the gateway knows the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<i64>,
+    /// The command's id; null where none could be read, or none was given.
+    pub id: Option<CommandId>,
+    /// What it asked for, as far as that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What became of it; absent where the bridge has to give it an id first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<CommandOutcome>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What the device answered.
+    #[serde(default, skip_serializing_if = "Metrics::is_empty")]
+    pub result: Metrics,
+}
+
+/// `devices/<id>/live/alerts`: alerts as they are raised and cleared, for whoever looks on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveAlert {
+    /// Unix milliseconds, if the gateway knows the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<i64>,
+    /// Which alert.
+    pub name: String,
+    /// What it is about, such as a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// Raised or cleared.
+    pub state: AlertState,
+    /// How bad.
+    pub severity: Severity,
+    /// What happened and what to do.
+    pub message: String,
+}
+
 /// `bridge/<name>/status`, retained, and the last will with `online: false`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeStatus {
@@ -132,4 +174,4 @@ macro_rules! json {
     )*};
 }
 
-json!(DeviceStatus, Meta, Live, BridgeStatus);
+json!(DeviceStatus, Meta, Live, LiveAlert, LiveCommandAck, BridgeStatus);

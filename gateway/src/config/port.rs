@@ -244,7 +244,7 @@ fn rules(port: &str, format: &Format, metrics: Table, report: &mut Report) -> Ru
 }
 
 /// A list, one item a line as [`Kind::Texts`] has it.
-fn each<T>(
+pub(super) fn each<T>(
     items_max: usize,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<Vec<T>, String> {

@@ -2,21 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use fieldpost_protocol::{Meta, MetaMetric, MetaSource, check_metric, check_source};
 use toml::{Table, Value};
 
 use super::allowed::filled;
 use super::section::{Kind, Overrides, Report, Section, key_text, suggest};
-use super::{Config, ConfigError, ConfigErrors, Device, PortConfig, System, keys, port};
+use super::{Config, ConfigError, ConfigErrors, Device, PortConfig, System, commands, keys, port};
+use crate::commands::Allowed;
 
-const SECTIONS: [&str; 10] = [
-    "device", "outbox", "publish", "broker", "port", "system", "alerts", "status", "control",
-    "meta",
+const SECTIONS: [&str; 12] = [
+    "device", "outbox", "publish", "broker", "port", "system", "commands", "command", "alerts",
+    "status", "control", "meta",
 ];
 const VARIABLE_PREFIX: &str = "FIELDPOST_";
 /// Ports of one gateway: each costs a task and 12 KiB.
 const PORTS_MAX: usize = 64;
+/// Commands to boards.
+const COMMANDS_MAX: usize = 256;
 
 /// The whole configuration.
 pub(super) fn config(
@@ -54,7 +58,7 @@ impl Document {
             };
             let (section, key) = (section.to_lowercase(), key.to_lowercase());
             match section.as_str() {
-                "port" | "meta" => self.report.errors.push(ConfigError::Conflict {
+                "port" | "command" | "meta" => self.report.errors.push(ConfigError::Conflict {
                     keys: variable,
                     why: format!(
                         "[{section}] cannot be set by the environment; write it into the file"
@@ -81,6 +85,7 @@ impl Document {
         let broker = if broker_given { keys::broker(self.section("broker")) } else { None };
         let ports = self.ports();
         let system = keys::system(self.section("system"));
+        let commands = self.commands(&ports);
         let alerts = keys::alerts(self.section("alerts"));
         let status = keys::status(self.section("status"));
         let control = keys::control(self.section("control"));
@@ -105,6 +110,7 @@ impl Document {
                 broker,
                 ports,
                 system,
+                commands,
                 alerts,
                 status,
                 control,
@@ -140,40 +146,60 @@ impl Document {
         }
     }
 
-    fn ports(&mut self) -> Vec<PortConfig> {
-        let tables = match self.root.remove("port") {
-            None => Vec::new(),
+    /// The tables of an array, each with its path for messages: by its name, or its place.
+    fn tables(&mut self, name: &str, tables_max: usize) -> Vec<(String, Table)> {
+        let again = format!("write [[{name}]] on a line of its own, once for each {name}");
+        let keys = || name.to_owned();
+        let items = match self.root.remove(name) {
+            None => return Vec::new(),
             Some(Value::Array(items)) => items,
             Some(other) => {
-                self.report.errors.push(ConfigError::Value {
-                    key: "port".to_owned(),
-                    value: other.to_string().chars().take(80).collect(),
-                    variable: None,
-                    why: "write [[port]] with two brackets, once for each port".to_owned(),
-                });
+                let value = other.to_string().chars().take(80).collect();
+                let why = format!("write [[{name}]] with two brackets, once for each {name}");
+                let error = ConfigError::Value { key: keys(), value, variable: None, why };
+                self.report.errors.push(error);
                 return Vec::new();
             }
         };
-        if tables.len() > PORTS_MAX {
+        if items.len() > tables_max {
             let why =
-                format!("there are {} of them; at most {PORTS_MAX} are allowed", tables.len());
-            self.report.errors.push(ConfigError::Conflict { keys: "port".to_owned(), why });
+                format!("there are {} of them; at most {tables_max} are allowed", items.len());
+            self.report.errors.push(ConfigError::Conflict { keys: keys(), why });
             return Vec::new();
         }
-        let mut ports: Vec<PortConfig> = Vec::new();
-        for (index, item) in tables.into_iter().enumerate() {
+        let mut tables = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
             let Value::Table(table) = item else {
-                let why = "write [[port]] on a line of its own, once for each port".to_owned();
-                self.report.errors.push(ConfigError::Conflict { keys: "port".to_owned(), why });
+                let why = again.clone();
+                self.report.errors.push(ConfigError::Conflict { keys: keys(), why });
                 continue;
             };
             let path = match table.get("name") {
-                Some(Value::String(name)) if check_source(name).is_ok() => format!("port.{name}"),
-                _ => format!("port[{}]", index + 1),
+                Some(Value::String(named)) if check_source(named).is_ok() => {
+                    format!("{name}.{named}")
+                }
+                _ => format!("{name}[{}]", index + 1),
             };
+            tables.push((path, table));
+        }
+        tables
+    }
+
+    fn ports(&mut self) -> Vec<PortConfig> {
+        let mut ports: Vec<PortConfig> = Vec::new();
+        for (path, table) in self.tables("port", PORTS_MAX) {
             ports.extend(port::port(&path, table, &ports, &mut self.report));
         }
         ports
+    }
+
+    fn commands(&mut self, ports: &[PortConfig]) -> Arc<Allowed> {
+        let builtins = commands::builtins(self.section("commands"));
+        let mut boards = BTreeMap::new();
+        for (path, table) in self.tables("command", COMMANDS_MAX) {
+            boards.extend(commands::command(&path, table, ports, &boards, &mut self.report));
+        }
+        Arc::new(Allowed { builtins, boards })
     }
 
     fn meta(&mut self, device: Option<&Device>) -> Meta {

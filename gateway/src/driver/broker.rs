@@ -125,6 +125,7 @@ impl Driver {
                 .map(|status| self.engine.handle_bridge_status(now, &status))
                 .err()
                 .map(|error| error.to_string()),
+            Topic::Commands(id) if id == self.device => self.handle_command(payload, retain),
             _ => None,
         };
         if let Some(why) = refused {

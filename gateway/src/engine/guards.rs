@@ -31,6 +31,14 @@ pub struct Guards {
     pub gen_forgets_acked: bool,
     /// Resends back off.
     pub backoff: bool,
+    /// A command that is meant for another epoch does not run.
+    pub target: bool,
+    /// ... and is not called expired by this one.
+    pub stale_before_expired: bool,
+    /// The time at the bridge is counted from when the attempt was sent that its state answers ...
+    pub time_from_sending: bool,
+    /// ... not from when the first one was.
+    pub time_from_answered: bool,
 }
 
 impl Default for Guards {
@@ -50,6 +58,10 @@ impl Default for Guards {
             hello_when_floors_move: true,
             gen_forgets_acked: true,
             backoff: true,
+            target: true,
+            stale_before_expired: true,
+            time_from_sending: true,
+            time_from_answered: true,
         }
     }
 }

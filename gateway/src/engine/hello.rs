@@ -52,6 +52,8 @@ struct Page {
 pub(super) struct Answer {
     /// When the attempt that it answers was sent.
     pub(super) sent_at: Duration,
+    /// When the first one was, that is remembered.
+    pub(super) first_sent_at: Duration,
     /// It was the last page.
     pub(super) complete: bool,
 }
@@ -169,6 +171,7 @@ impl Open {
         self.pages[at].answered = Some(state.r#gen);
         Some(Answer {
             sent_at,
+            first_sent_at: self.attempts[0].1,
             complete: self.pages.iter().all(|page| page.answered == Some(state.r#gen)),
         })
     }

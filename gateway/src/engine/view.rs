@@ -30,7 +30,12 @@ impl Engine {
     /// Since when readings, or events, wait without any progress.
     pub fn no_progress_since(&self) -> Option<Duration> {
         let waiting = [Stream::Events, Stream::Readings].into_iter();
-        let waiting = waiting.filter(|stream| self.waiting_of(*stream) > 0);
+        let waits = |stream: &Stream| match stream {
+            // By request.
+            Stream::Readings if self.paused_until.is_some() => false,
+            stream => self.waiting_of(*stream) > 0,
+        };
+        let waiting = waiting.filter(waits);
         waiting.map(|stream| self.last_progress[stream as usize]).min()
     }
 

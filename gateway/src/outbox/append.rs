@@ -1,7 +1,7 @@
 //! Appending: one transaction gives sequence numbers and makes rows durable.
 
 use fieldpost_fail_point::point;
-use fieldpost_protocol::{Clock, Event, EventKind, Reading, Seq, Stream};
+use fieldpost_protocol::{Clock, Epoch, Event, EventKind, Reading, Seq, Stream};
 use rusqlite::{Transaction, params};
 
 use super::seal::{self, GROUP_SEALS};
@@ -57,6 +57,13 @@ pub enum AppendError {
     Damaged(rusqlite::Error),
 }
 
+/// Where the last event of a transaction stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written {
+    pub(super) epoch: Epoch,
+    pub(super) events_last: Seq,
+}
+
 /// What changes in memory once the transaction has committed.
 struct Outcome {
     epoch_id: Option<i64>,
@@ -79,11 +86,24 @@ impl Outbox {
         events: &[NewEvent],
         now: Now,
     ) -> Result<Appended, AppendError> {
+        let (appended, _) = self.append_with(readings, events, now, |_, _| Ok(()))?;
+        Ok(appended)
+    }
+
+    /// The same, and in the same commit what `record` writes about the events; `None`: they were
+    /// refused, and nothing is recorded.
+    pub(super) fn append_with<T>(
+        &mut self,
+        readings: &[Measured],
+        events: &[NewEvent],
+        now: Now,
+        record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<T>,
+    ) -> Result<(Appended, Option<T>), AppendError> {
         self.check_clock(now);
         let prepared = self.prepare(now).map_err(AppendError::Failed);
         let readings = readings.iter().map(|measured| self.reading(measured)).collect();
-        match prepared.and_then(|()| self.transact(readings, events)) {
-            Ok(outcome) => Ok(self.apply(outcome)),
+        match prepared.and_then(|()| self.transact(readings, events, record)) {
+            Ok((outcome, recorded)) => Ok((self.apply(outcome), recorded)),
             Err(AppendError::InDoubt(error)) => {
                 self.begin_epoch(now);
                 Err(AppendError::InDoubt(error))
@@ -115,11 +135,12 @@ impl Outbox {
         Reading { source: measured.source.clone(), offset_ms, metrics: measured.metrics.clone() }
     }
 
-    fn transact(
+    fn transact<T>(
         &mut self,
         mut readings: Vec<Reading>,
         events: &[NewEvent],
-    ) -> Result<Outcome, AppendError> {
+        record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<T>,
+    ) -> Result<(Outcome, Option<T>), AppendError> {
         let given = events.len();
         let transaction = self.conn.unchecked_transaction().map_err(AppendError::Failed)?;
         let mut outcome = Outcome {
@@ -143,10 +164,15 @@ impl Outbox {
         outcome.appended.events = events.len();
         outcome.appended.refused_events = given - events.len();
         self.write(&transaction, readings, events, &mut outcome).map_err(AppendError::Failed)?;
+        let written = Written { epoch: self.current.epoch, events_last: outcome.events_last };
+        let recorded = (outcome.appended.refused_events == 0)
+            .then(|| record(&transaction, written))
+            .transpose()
+            .map_err(AppendError::Failed)?;
         point!("outbox.append.before_commit");
         transaction.commit().map_err(uncommitted)?;
         point!("outbox.append.after_commit");
-        Ok(outcome)
+        Ok((outcome, recorded))
     }
 
     fn write(

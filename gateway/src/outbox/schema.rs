@@ -8,6 +8,8 @@
 //! segment    epoch, first, last, t0, t1, bytes, body    the body of a batch, as published
 //! event      epoch, seq, t, body           one alert or command ack, CBOR
 //! tombstone  epoch, stream, last           what was purged wholly
+//! command    id, content, outcome...       which commands came, see `inbox`
+//! stale      id, target                    ... and which were meant for other epochs
 //! recent     (view) time, source, body     the tail with times a person can read
 //! ```
 
@@ -189,6 +191,9 @@ pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenErr
         check_pages(path, &conn)?;
         check_device(path, &conn, device)?;
     }
+    // Tables that files of earlier versions lack; those versions pass over them.
+    point!("outbox.open.before_tables");
+    conn.execute_batch(super::inbox::TABLES).map_err(|error| classify(path, error))?;
     Ok(conn)
 }
 
@@ -395,9 +400,15 @@ pub fn sync_call() -> &'static str {
 
 pub(super) fn stream_of(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Stream> {
     let text: String = row.get(at)?;
-    text.parse().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(error))
-    })
+    text.parse().map_err(|error| not_of_ours(at, error))
+}
+
+/// A text that we would not have written: the file is damaged.
+pub(super) fn not_of_ours(
+    at: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(error))
 }
 
 /// The runs of rows that are held: epoch, stream, first, last.

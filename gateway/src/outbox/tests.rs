@@ -81,6 +81,7 @@ fn alert() -> NewEvent {
         state: AlertState::Raised,
         severity: Severity::Info,
         message: "look".into(),
+        lasting: false,
     };
     NewEvent { boot_ms: NOW.boot_ms, kind }
 }

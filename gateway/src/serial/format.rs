@@ -19,7 +19,7 @@ mod value;
 
 use std::borrow::Cow;
 
-use fieldpost_protocol::Value;
+use fieldpost_protocol::{Metrics, Value};
 
 use super::refusal::{Refusal, shown};
 use super::rules::Rules;
@@ -67,6 +67,13 @@ impl Format {
     pub(super) fn is_ours(&self) -> bool {
         matches!(self, Format::Native | Format::Json)
     }
+}
+
+/// Reads `on=1 level=0.5`, without a source.
+pub(crate) fn metrics(text: &str) -> Option<Metrics> {
+    let content = line::reading(|_| false, text).ok().filter(|content| content.source.is_none())?;
+    let pairs = content.metrics.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    Metrics::new(pairs).ok()
 }
 
 /// What a line says, before its names are checked for duplicates.

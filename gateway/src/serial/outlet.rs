@@ -74,9 +74,9 @@ impl Outlet {
                 return None;
             }
             Decoded::Boot(text) => self.event(PortEvent::Boot { port: port(), text }),
-            // Nothing sends commands to boards yet, so nobody waits for this answer.
+            // On a socket, to which no commands go.
             Decoded::Answer(answer) => {
-                tracing::debug!(port = %self.port, id = answer.id, "answer to no command of ours");
+                tracing::debug!(port = %self.port, id = answer.id, "an answer that nobody waits for");
             }
         }
         Some(Reply::Taken)

@@ -10,8 +10,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fieldpost_fail_point::point;
 use fieldpost_protocol::Metrics;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,7 +21,8 @@ use tokio_serial::SerialStream;
 use super::counters::count;
 use super::open::{Opened, Opener};
 use super::outlet::Outlet;
-use super::{Counters, Decoder, PortConfig, socket};
+use super::talk::{Board, Reply, Talk};
+use super::{Counters, Decoded, Decoder, PortConfig, socket};
 
 /// After the first, second... failure the port is opened again within so many milliseconds
 /// (full jitter); after all of them the last one stays.
@@ -86,6 +88,8 @@ pub struct PortHandle {
     pub counters: Arc<Counters>,
     /// Closes it for a while.
     pub releaser: Releaser,
+    /// Sends it commands, if it is a device.
+    pub board: Board,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -132,22 +136,25 @@ pub fn spawn(
     let (stop, stopped) = oneshot::channel();
     let (until, released) = watch::channel(Instant::now());
     let releaser = Releaser { port: config.name.clone(), until };
+    let board = Board::new(config.name.clone());
+    let to_board = board.clone();
     let task = tokio::spawn(async move {
         // Reading may be given up anywhere: the decoder holds only what was not accepted.
         tokio::select! {
             _ = stopped => {}
-            () = read_unless_released(&config, &outlet, released) => {}
+            () = read_unless_released(&config, &outlet, &to_board, released) => {}
             () = outlet.end_windows() => {}
         }
         outlet.end();
     });
-    PortHandle { counters, releaser, stop, task }
+    PortHandle { counters, releaser, board, stop, task }
 }
 
 #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a port is closed")]
 async fn read_unless_released(
     port: &PortConfig,
     outlet: &Arc<Outlet>,
+    board: &Board,
     mut released: watch::Receiver<Instant>,
 ) {
     // Kept while the port is closed: the board's next `#n` tells what went to somebody else.
@@ -159,7 +166,7 @@ async fn read_unless_released(
             // A port that is open is not closed to be opened again: that would reset an Uno.
             let is_wanted = |until: &Instant| *until > Instant::now();
             tokio::select! {
-                () = read_forever(port, outlet, &mut decoder) => return,
+                () = read_forever(port, outlet, board, &mut decoder) => return,
                 Ok(_) = released.wait_for(is_wanted) => {}
             }
             decoder.reopened();
@@ -173,7 +180,12 @@ async fn read_unless_released(
     }
 }
 
-async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>, decoder: &mut Decoder) {
+async fn read_forever(
+    port: &PortConfig,
+    outlet: &Arc<Outlet>,
+    board: &Board,
+    decoder: &mut Decoder,
+) {
     let mut opener = Opener::default();
     let mut opened_before = false;
     let mut said = false;
@@ -188,7 +200,7 @@ async fn read_forever(port: &PortConfig, outlet: &Arc<Outlet>, decoder: &mut Dec
                 let end = match opened {
                     Opened::Device(stream, hints) => {
                         outlet.event(opened_with(hints));
-                        read(stream, decoder, outlet, &mut failures).await
+                        read(stream, decoder, outlet, board.talk(), &mut failures).await
                     }
                     Opened::Socket(listener) => {
                         outlet.event(opened_with(Vec::new()));
@@ -224,25 +236,61 @@ enum End {
 /// Reads until the device is gone. Bytes that arrive end a row of failures: a device that
 /// opens and hangs up at once is not worth a hundred openings a second.
 async fn read(
-    mut stream: SerialStream,
+    stream: SerialStream,
     decoder: &mut Decoder,
     outlet: &Outlet,
+    mut talk: Talk,
     failures: &mut usize,
 ) -> End {
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = [0; READ_BYTES_MAX];
     loop {
-        match stream.read(&mut buffer).await {
-            Ok(0) => return End::Lost("it has hung up: was it unplugged?".to_owned()),
-            Ok(bytes) => {
-                *failures = 0;
-                let boot_ms = outlet.now_ms();
-                decoder.push(&buffer[..bytes], |decoded| drop(outlet.give(decoded, boot_ms)));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return End::Lost(format!("it cannot be read: {error}")),
+        let is_writing = !talk.unwritten().is_empty();
+        tokio::select! {
+            read = reader.read(&mut buffer) => match read {
+                Ok(0) => return End::Lost("it has hung up: was it unplugged?".to_owned()),
+                Ok(bytes) => {
+                    *failures = 0;
+                    let boot_ms = outlet.now_ms();
+                    decoder.push(&buffer[..bytes], |decoded| hear(decoded, boot_ms, outlet, &mut talk));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return End::Lost(format!("it cannot be read: {error}")),
+            },
+            // A board that takes nothing must not keep us from reading it.
+            wrote = writer.write(talk.unwritten()), if is_writing => match wrote {
+                Ok(bytes) => {
+                    talk.wrote(bytes);
+                    if talk.unwritten().is_empty() {
+                        point!("command.written");
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return End::Lost(format!("it cannot be written: {error}")),
+            },
+            () = talk.silence() => talk.end(Reply::Silent),
+            () = talk.filled() => talk.take(),
         }
         if outlet.is_closed() {
             return End::NobodyReads;
+        }
+    }
+}
+
+/// An answer goes to whoever has asked, everything else on its way.
+fn hear(decoded: Decoded, boot_ms: i64, outlet: &Outlet, talk: &mut Talk) {
+    match decoded {
+        Decoded::Answer(answer) => {
+            let id = answer.id;
+            if !talk.answered(answer) {
+                tracing::debug!(port = %outlet.port, id, "an answer that nobody waits for");
+            }
+        }
+        decoded => {
+            if matches!(decoded, Decoded::Boot(_)) {
+                talk.end(Reply::Gone("the board has restarted".to_owned()));
+            }
+            drop(outlet.give(decoded, boot_ms));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::format::{Format, Pattern};
 use super::rules::Rules;
 use super::window::Averaging;
-use super::words::words;
+use crate::words::words;
 
 /// One port, as the configuration describes it.
 #[derive(Debug, Clone, PartialEq)]

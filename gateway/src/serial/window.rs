@@ -15,7 +15,7 @@ use fieldpost_protocol::{Metrics, Value, check_metric};
 
 use super::port::Measured;
 use super::rules::tidy;
-use super::words::words;
+use crate::words::words;
 
 /// What is kept of the numbers in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -92,6 +92,7 @@ impl Process {
                 state: AlertState::Raised,
                 severity: Severity::Info,
                 message: row.id.to_string(),
+                lasting: false,
             };
             return (1, Event { t: row.offset_ms, kind }.encode());
         }

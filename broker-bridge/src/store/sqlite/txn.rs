@@ -265,32 +265,34 @@ impl Txn for SqliteTxn<'_> {
 
     fn insert_event(&mut self, epoch: EpochRef, seq: Seq, time: i64, event: &Event) -> Result<()> {
         match &event.kind {
-            EventKind::Alert { name, about, state, severity, message } => self.execute(
-                "INSERT INTO alert VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                (
-                    epoch.0,
-                    seq as i64,
-                    time,
-                    name,
-                    about,
-                    state.as_str(),
-                    severity.as_str(),
-                    message,
-                ),
-            )?,
-            EventKind::CommandAck { id, target, outcome, detail, result } => self.execute(
-                "INSERT INTO command_ack VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                (
-                    epoch.0,
-                    seq as i64,
-                    time,
-                    id,
-                    &target.0[..],
-                    serde_json::to_value(outcome).ok().as_ref().and_then(|name| name.as_str()),
-                    detail,
-                    result.to_json(),
-                ),
-            )?,
+            EventKind::Alert { name, about, state, severity, message, lasting: _ } => self
+                .execute(
+                    "INSERT INTO alert VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    (
+                        epoch.0,
+                        seq as i64,
+                        time,
+                        name,
+                        about,
+                        state.as_str(),
+                        severity.as_str(),
+                        message,
+                    ),
+                )?,
+            EventKind::CommandAck { id, target, content: _, outcome, detail, result } => self
+                .execute(
+                    "INSERT INTO command_ack VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    (
+                        epoch.0,
+                        seq as i64,
+                        time,
+                        id.as_str(),
+                        &target.0[..],
+                        outcome.as_str(),
+                        detail,
+                        result.to_json(),
+                    ),
+                )?,
         };
         Ok(())
     }

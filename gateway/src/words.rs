@@ -1,4 +1,4 @@
-//! Settings that are one of a few words.
+//! What is one of a few words, in settings and commands.
 
 /// Reads and writes an enum by the words that stand here.
 macro_rules! words {
@@ -14,14 +14,25 @@ macro_rules! words {
             }
         }
 
+        impl $kind {
+            /// All of them.
+            #[allow(dead_code, reason = "not every list of words is listed")]
+            pub(crate) const ALL: &[$kind] = &[$($kind::$variant),+];
+
+            /// Its word.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($kind::$variant => $word),+
+                }
+            }
+        }
+
         impl std::fmt::Display for $kind {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(match self {
-                    $($kind::$variant => $word),+
-                })
+                f.write_str(self.as_str())
             }
         }
     };
 }
 
-pub(super) use words;
+pub(crate) use words;

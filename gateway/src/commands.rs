@@ -1,0 +1,185 @@
+//! Commands: from a message until it is answered.
+//!
+//! ```text
+//! message --> Desk ------> outbox: judged and recorded --Start--> board, or gateway --> outbox: outcome
+//!             one at a time for each board                        (once)
+//!             held until somebody tells the time
+//! ```
+//!
+//! What the outbox has not recorded has not happened: a command that is dropped here, since too many
+//! wait, is sent again by the bridge.
+
+pub mod allowed;
+mod board;
+mod builtin;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use fieldpost_protocol::{Command, CommandId, CommandOutcome};
+use tokio::sync::mpsc;
+
+use crate::outbox::{Ending, Left};
+use crate::serial::Board;
+pub use allowed::{Allowed, BoardCommand, Callee};
+pub use builtin::Builtin;
+
+/// Commands that wait to be judged, for a board, or for the time. One more is dropped.
+const WAITING_MAX: usize = 64;
+/// Commands that are done at a time: one for each board.
+const DONE_MAX: usize = 64;
+
+/// A command that was started has ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// Which.
+    pub(crate) id: CommandId,
+    /// How.
+    pub(crate) ending: Ending,
+    /// The board that is free again.
+    port: Option<Arc<str>>,
+}
+
+impl Done {
+    /// Of one that the gateway itself has done.
+    pub(crate) fn by_gateway(id: CommandId, ending: Ending) -> Done {
+        Done { id, ending, port: None }
+    }
+}
+
+/// A board, and what waits for it.
+#[derive(Debug)]
+struct Way {
+    board: Board,
+    busy: bool,
+    queue: VecDeque<Command>,
+}
+
+/// Who holds commands until they can be judged.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    allowed: Arc<Allowed>,
+    ways: BTreeMap<Arc<str>, Way>,
+    queue: VecDeque<Command>,
+    held: VecDeque<Command>,
+    done: mpsc::Sender<Done>,
+    /// Outcomes that the outbox could not record yet.
+    pub(crate) owed: VecDeque<Done>,
+}
+
+impl Desk {
+    /// With what the configuration allows, and the boards; ends of commands come by the receiver.
+    pub(crate) fn new(allowed: Arc<Allowed>, boards: Vec<Board>) -> (Self, mpsc::Receiver<Done>) {
+        let (done, ends) = mpsc::channel(DONE_MAX);
+        let way =
+            |board: Board| (board.port.clone(), Way { board, busy: false, queue: VecDeque::new() });
+        let ways = boards.into_iter().map(way).collect();
+        let (queue, held, owed) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        (Desk { allowed, ways, queue, held, done, owed }, ends)
+    }
+
+    /// What may be called.
+    pub(crate) fn allowed(&self) -> &Arc<Allowed> {
+        &self.allowed
+    }
+
+    /// Takes a command. `false`: too many wait, and it is dropped. One that waits already is taken
+    /// for granted.
+    pub(crate) fn put(&mut self, command: Command) -> bool {
+        let queues = self.ways.values().map(|way| &way.queue);
+        let waiting = || queues.clone().chain([&self.queue, &self.held]);
+        if waiting().flatten().any(|known| *known == command) {
+            return true;
+        }
+        if waiting().map(VecDeque::len).sum::<usize>() >= WAITING_MAX {
+            return false;
+        }
+        self.queue.push_back(command);
+        true
+    }
+
+    /// The next one to be judged: for a board that is free, or for none.
+    pub(crate) fn next(&mut self) -> Option<Command> {
+        while let Some(command) = self.queue.pop_front() {
+            match Self::way(&self.allowed, &mut self.ways, &command.name) {
+                Some(way) if way.busy => way.queue.push_back(command),
+                _ => return Some(command),
+            }
+        }
+        None
+    }
+
+    /// Keeps a command until somebody tells the time.
+    pub(crate) fn hold(&mut self, command: Command) {
+        self.held.push_back(command);
+    }
+
+    /// Somebody has.
+    pub(crate) fn judge_held(&mut self) {
+        self.queue.append(&mut self.held);
+    }
+
+    /// Does a command that was recorded as started, if a board has to; `false`: the gateway has to.
+    pub(crate) fn begin(&mut self, id: CommandId, command: &Command, no: u32) -> bool {
+        let Some(Callee::Board(rule)) = self.allowed.callee(&command.name) else { return false };
+        let (timeout, line) = (rule.timeout, allowed::line(&command.name, &command.args));
+        self.spawn(id, &command.name, |board| async move {
+            board::run(&board, no, &line, timeout).await
+        })
+    }
+
+    /// What a process that has ended had begun: a board that remembers tells.
+    pub(crate) fn recall(&mut self, left: Left) {
+        let Left { id, name, no } = left;
+        let ending = match name.parse() {
+            Ok(Builtin::Restart) => {
+                Ending::because(CommandOutcome::Succeeded, "the gateway has started again")
+            }
+            _ => Ending::because(CommandOutcome::Unknown, "the gateway stopped in between"),
+        };
+        let otherwise = ending.clone();
+        let asks = self.spawn(id.clone(), &name, |board| async move {
+            board::recall(&board, no, otherwise).await
+        });
+        if !asks {
+            self.owed.push_back(Done::by_gateway(id, ending));
+        }
+    }
+
+    /// A board is free again.
+    pub(crate) fn free(&mut self, done: &Done) {
+        if let Some(way) = done.port.as_ref().and_then(|port| self.ways.get_mut(port)) {
+            way.busy = false;
+            self.queue.append(&mut way.queue);
+        }
+    }
+
+    fn way<'w>(
+        allowed: &Allowed,
+        ways: &'w mut BTreeMap<Arc<str>, Way>,
+        name: &str,
+    ) -> Option<&'w mut Way> {
+        match allowed.callee(name)? {
+            Callee::Board(rule) => ways.get_mut(&rule.port),
+            Callee::Gateway(_) => None,
+        }
+    }
+
+    fn spawn<F: Future<Output = Ending> + Send + 'static>(
+        &mut self,
+        id: CommandId,
+        name: &str,
+        ask: impl FnOnce(Board) -> F,
+    ) -> bool {
+        let Some(way) = Self::way(&self.allowed, &mut self.ways, name) else { return false };
+        way.busy = true;
+        let (port, done) = (way.board.port.clone(), self.done.clone());
+        let asked = ask(way.board.clone());
+        tokio::spawn(async move {
+            let ending = asked.await;
+            // The driver may have ended: then the next start asks the board.
+            let _ = done.send(Done { id, ending, port: Some(port) }).await;
+        });
+        true
+    }
+}

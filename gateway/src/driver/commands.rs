@@ -1,0 +1,288 @@
+//! The driver and commands: what comes is judged, recorded, done, and its outcome recorded.
+
+use std::time::Duration;
+
+use fieldpost_fail_point::point;
+use fieldpost_mqtt::Qos;
+use fieldpost_protocol::{
+    Command, CommandId, CommandOutcome, EventKind, LiveCommandAck, Metrics, Topic, Value, id_of,
+};
+
+use super::Driver;
+use crate::clock::{self, Now};
+use crate::commands::{Builtin, Callee, Done};
+use crate::config::parse_duration;
+use crate::engine::{Guards, Judge, Verdict};
+use crate::outbox::{AppendError, Ending, Gone, Outbox, Taken};
+
+/// A pause of sending that names no time.
+const PAUSE_DEFAULT: Duration = Duration::from_secs(3_600);
+/// ... and the longest.
+const PAUSE_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Beyond it, a person has forgotten.
+const RELEASE_MAX: Duration = Duration::from_secs(3_600);
+const RELEASE_DEFAULT: Duration = Duration::from_secs(60);
+
+impl Driver {
+    /// A message on `commands`. Why it is passed over, if it is, for the log.
+    pub(super) fn handle_command(&mut self, payload: &[u8], retained: bool) -> Option<String> {
+        if retained {
+            return Some("a retained command is never run: publish it without `retain`".to_owned());
+        }
+        let why = match Command::decode(payload) {
+            Ok(command) => {
+                let full = || "too many commands wait; it has to be sent again".to_owned();
+                return (!self.desk.put(command)).then(full);
+            }
+            Err(error) => error.to_string(),
+        };
+        let ack = LiveCommandAck {
+            id: id_of(payload),
+            name: None,
+            outcome: Some(CommandOutcome::Rejected),
+            detail: Some(why.clone()),
+            ..self.live_ack()
+        };
+        self.publish_ack(&ack);
+        Some(why)
+    }
+
+    /// Judges what can be judged, and does what may be done.
+    pub(super) async fn serve_commands(&mut self) -> Result<(), Gone> {
+        while let Some(command) = self.desk.next() {
+            self.serve(command).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(&mut self, command: Command) -> Result<(), Gone> {
+        let cloud_ms = self.engine.cloud_ms(clock::boottime());
+        let unix_ms = cloud_ms.or_else(|| self.unix_ms(clock::boottime_ms()));
+        let allowed = self.desk.allowed().check(&command.name, &command.args);
+        let asked = command.clone();
+        let job = move |outbox: &mut Outbox| {
+            let taken = outbox.take_command(
+                &asked,
+                unix_ms,
+                |epoch, record| {
+                    let judge = Judge { epoch, cloud_ms, guards: Guards::default() };
+                    judge.judge(&asked, record, allowed)
+                },
+                Now::read(),
+            );
+            match taken {
+                // It may stand there as started.
+                Err(AppendError::InDoubt(error)) => {
+                    tracing::error!(%error, "a command was not run: its start is in doubt");
+                    let told = outbox.reject_doubtful(&asked, unix_ms, Now::read())?;
+                    Ok(Taken { verdict: Verdict::Wait, no: 0, told })
+                }
+                taken => taken,
+            }
+        };
+        point!("command.before_taken");
+        let Some(Taken { verdict, no, told }) = self.record(job).await? else { return Ok(()) };
+        point!("command.taken");
+        if let Some(kind) = told {
+            self.tell_ack(&kind, Some(&command.name));
+        }
+        match (verdict, command.id.clone()) {
+            (Verdict::LeaveToBridge, id) => {
+                let why = "left to the bridge, which gives it an id and issues it; if none runs, nothing happens";
+                let (name, detail) = (Some(command.name), Some(why.to_owned()));
+                let ack = LiveCommandAck { id, name, detail, ..self.live_ack() };
+                self.publish_ack(&ack);
+            }
+            (Verdict::Hold, _) => self.desk.hold(command),
+            (Verdict::Start, Some(id)) => {
+                tracing::info!(%id, name = command.name, "a command runs");
+                self.begin(id, &command, no).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Does what was recorded as started.
+    async fn begin(&mut self, id: CommandId, command: &Command, no: u32) -> Result<(), Gone> {
+        if self.desk.begin(id.clone(), command, no) {
+            return Ok(());
+        }
+        let allowed = self.desk.allowed().clone();
+        let Some(Callee::Gateway(builtin)) = allowed.callee(&command.name) else { return Ok(()) };
+        match self.do_builtin(builtin, &command.args) {
+            Some(ending) => self.handle_done(Done::by_gateway(id, ending)).await,
+            // Its outcome is told by the next start.
+            None => Ok(()),
+        }
+    }
+
+    /// A command has ended: its outcome is recorded, however often that has to be tried.
+    pub(super) async fn handle_done(&mut self, done: Done) -> Result<(), Gone> {
+        self.desk.free(&done);
+        self.finish_command(done).await
+    }
+
+    /// What has to be tried again, and what is over.
+    pub(super) async fn tick_commands(&mut self, now: Duration) -> Result<(), Gone> {
+        if self.log_until.is_some_and(|until| now >= until) {
+            self.log_until = None;
+            let _ = crate::log::set(None);
+        }
+        for _ in 0..self.desk.owed.len() {
+            if let Some(done) = self.desk.owed.pop_front() {
+                self.finish_command(done).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish_command(&mut self, done: Done) -> Result<(), Gone> {
+        let (id, ending) = (done.id.clone(), done.ending.clone());
+        let job = move |outbox: &mut Outbox| match outbox.finish_command(&id, &ending, Now::read())
+        {
+            // In the epoch that has begun: whichever comes first counts.
+            Err(AppendError::InDoubt(_)) => outbox.finish_command(&id, &ending, Now::read()),
+            told => told,
+        };
+        point!("command.done");
+        match self.record(job).await? {
+            Some(Some(kind)) => {
+                point!("command.finished");
+                tracing::info!(id = %done.id, outcome = done.ending.outcome.as_str(), "a command has ended");
+                self.tell_ack(&kind, None);
+            }
+            Some(None) | None => self.desk.owed.push_back(done),
+        }
+        Ok(())
+    }
+
+    /// Runs a job that appends, and hears of what it has appended. `None`: it failed, and nothing of it
+    /// is there.
+    async fn record<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut Outbox) -> Result<T, AppendError> + Send + 'static,
+    ) -> Result<Option<T>, Gone> {
+        let job = |outbox: &mut Outbox| {
+            let result = job(outbox);
+            (result, outbox.snapshot(true), outbox.current_rows())
+        };
+        let (result, snapshot, rows) = self.outbox.call(job).await?;
+        let now = clock::boottime();
+        self.follow(now, snapshot);
+        for (key, last) in rows {
+            self.engine.handle_appended(now, key, last);
+        }
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                tracing::error!(%error, "a command could not be recorded");
+                Ok(None)
+            }
+        }
+    }
+
+    fn do_builtin(&mut self, builtin: Builtin, args: &Metrics) -> Option<Ending> {
+        let done = |detail: Option<String>| Ending {
+            outcome: CommandOutcome::Succeeded,
+            detail,
+            result: Metrics::default(),
+        };
+        let ending = match builtin {
+            Builtin::Ping => {
+                let uptime_s = (clock::boottime_ms() - self.started.boot_ms) / 1_000;
+                let version = env!("CARGO_PKG_VERSION").into();
+                let result =
+                    vec![("uptime_s".into(), uptime_s.into()), ("version".into(), version)];
+                Ok(Ending { result: Metrics::new(result).unwrap_or_default(), ..done(None) })
+            }
+            Builtin::SyncNow => {
+                self.engine.sync_now(clock::boottime());
+                Ok(done(None))
+            }
+            Builtin::SyncPause => time(args, PAUSE_DEFAULT, PAUSE_MAX).map(|time| {
+                self.engine.pause_readings(Some(clock::boottime() + time));
+                done(Some(format!("no readings are sent for {time:?}; events are")))
+            }),
+            Builtin::SyncResume => {
+                self.engine.pause_readings(None);
+                Ok(done(None))
+            }
+            Builtin::SerialReopen | Builtin::SerialRelease => self
+                .release(builtin, args)
+                .map(|port| done(Some(format!("port {port} was asked to close")))),
+            Builtin::LogLevel => time(args, PAUSE_DEFAULT, PAUSE_MAX).and_then(|time| {
+                let level = text(args, "level").unwrap_or_default();
+                crate::log::set(level.parse().ok())?;
+                self.log_until = Some(clock::boottime() + time);
+                Ok(done(Some(format!("the level is {level} for {time:?}"))))
+            }),
+            Builtin::Restart => {
+                self.restart = true;
+                return None;
+            }
+            Builtin::ConfigReload | Builtin::Resend => Err("not known to this version".to_owned()),
+        };
+        Some(ending.unwrap_or_else(|why| Ending::because(CommandOutcome::Rejected, why)))
+    }
+
+    fn release(&mut self, builtin: Builtin, args: &Metrics) -> Result<String, String> {
+        let port = text(args, "port").unwrap_or_default();
+        let names = || self.releasers.iter().map(|it| &*it.port).collect::<Vec<_>>().join(", ");
+        let releaser = self.releasers.iter().find(|releaser| *releaser.port == *port);
+        let releaser = releaser
+            .ok_or_else(|| format!("there is no serial port {port}; there are: {}", names()))?;
+        match builtin {
+            Builtin::SerialReopen => releaser.release(REOPEN_AFTER),
+            _ => releaser.release(time(args, RELEASE_DEFAULT, RELEASE_MAX)?),
+        }
+        Ok(port.to_owned())
+    }
+
+    fn live_ack(&self) -> LiveCommandAck {
+        let time = self.unix_ms(clock::boottime_ms());
+        let (id, name, outcome, detail) = (None, None, None, None);
+        LiveCommandAck { time, id, name, outcome, detail, result: Metrics::default() }
+    }
+
+    /// For whoever looks on; what counts is the event.
+    fn tell_ack(&mut self, kind: &EventKind, name: Option<&str>) {
+        if let EventKind::CommandAck { id, outcome, detail, result, .. } = kind {
+            let ack = LiveCommandAck {
+                id: Some(id.clone()),
+                name: name.map(str::to_owned),
+                outcome: Some(*outcome),
+                detail: detail.clone(),
+                result: result.clone(),
+                ..self.live_ack()
+            };
+            self.publish_ack(&ack);
+        }
+    }
+
+    fn publish_ack(&mut self, ack: &LiveCommandAck) {
+        let topic = Topic::Live(self.device.clone(), "command_acks".to_owned());
+        point!("send.live_command_ack.before");
+        self.publish(topic, ack.to_json(), Qos::AtMostOnce, false);
+        point!("send.live_command_ack.after");
+    }
+}
+
+/// Long enough that the board sees it.
+const REOPEN_AFTER: Duration = Duration::from_millis(500);
+
+fn text<'a>(args: &'a Metrics, name: &str) -> Option<&'a str> {
+    match args.get(name) {
+        Some(Value::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn time(args: &Metrics, default: Duration, max: Duration) -> Result<Duration, String> {
+    let Some(text) = text(args, "time") else { return Ok(default) };
+    let time = parse_duration(text).map_err(|why| format!("time = {text:?}: {why}"))?;
+    if time > max {
+        return Err(format!("time = {text:?} is too long; at most {max:?}"));
+    }
+    Ok(time)
+}

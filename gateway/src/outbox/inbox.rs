@@ -1,0 +1,458 @@
+//! The inbox: which commands came, and what became of them. In the outbox's file, so that what is
+//! recorded and the event that tells of it are one transaction.
+//!
+//! ```text
+//!  started --> done           command: a row for each id, kept for 30 days
+//!  (accepted)  (its outcome)
+//!  stale                      of an (id, target) that was meant for another epoch
+//! ```
+//!
+//! Always true here:
+//! - `started` is durable before a command is done, and room for its outcome is kept.
+//! - A row whose outcome storage does not have is never forgotten.
+
+use fieldpost_fail_point::point;
+use fieldpost_protocol::{
+    Command, CommandId, CommandOutcome, Content, Epoch, EventKind, Metrics, Seq, Stream, StreamKey,
+};
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::append::Written;
+use super::{AppendError, NewEvent, Outbox, schema};
+use crate::clock::Now;
+use crate::engine::{Known, Record, Verdict};
+
+/// How long an id is remembered.
+pub const REMEMBERED_MS: i64 = 30 * 86_400_000;
+/// Ids that are remembered; at the bound further commands are rejected. 4 MB at most, or nearly.
+pub const COMMANDS_MAX: u64 = 20_000;
+/// Kept free for each outcome that is to come: its event, its row, and the pages between.
+const OUTCOME_BYTES: u64 = 16 * 1024;
+
+pub(super) const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS command (
+    no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, content BLOB NOT NULL,
+    target BLOB NOT NULL, outcome TEXT, detail TEXT, result TEXT, unix_ms INTEGER,
+    event_epoch BLOB NOT NULL, event_seq INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS stale (
+    id TEXT NOT NULL, target BLOB NOT NULL, unix_ms INTEGER,
+    event_epoch BLOB NOT NULL, event_seq INTEGER NOT NULL, PRIMARY KEY (id, target)
+) STRICT, WITHOUT ROWID;
+";
+
+/// What was made of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// What is to be done.
+    pub verdict: Verdict,
+    /// The number that it has on the line to its board, if it is to be done.
+    pub no: u32,
+    /// What was told, for whoever looks on.
+    pub told: Option<EventKind>,
+}
+
+/// A command that a process which has ended had begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Its id.
+    pub id: CommandId,
+    /// What it is called.
+    pub name: String,
+    /// The number that it had on the line to its board.
+    pub no: u32,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    /// Its outcome.
+    pub outcome: CommandOutcome,
+    /// Why.
+    pub detail: Option<String>,
+    /// What the device answered.
+    pub result: Metrics,
+}
+
+impl Ending {
+    /// Without a word of the device's.
+    pub fn because(outcome: CommandOutcome, why: impl Into<String>) -> Self {
+        Ending { outcome, detail: Some(why.into()), result: Metrics::default() }
+    }
+}
+
+/// A row of the inbox.
+struct Row {
+    content: Content,
+    target: Epoch,
+    outcome: Option<CommandOutcome>,
+    detail: Option<String>,
+    result: Option<String>,
+    event: (Epoch, Seq),
+}
+
+impl Outbox {
+    /// Looks a command up, has it judged, and makes the verdict durable. `unix_ms`: if anybody knows
+    /// the time.
+    ///
+    /// After [`AppendError::InDoubt`] it may be recorded as started, and must not be done: see
+    /// [`reject_doubtful`](Self::reject_doubtful).
+    pub fn take_command(
+        &mut self,
+        command: &Command,
+        unix_ms: Option<i64>,
+        judge: impl FnOnce(Epoch, &Record) -> Verdict,
+        now: Now,
+    ) -> Result<Taken, AppendError> {
+        self.check_clock(now);
+        let (epoch, _) = self.epoch();
+        let Some(id) = command.id.clone() else {
+            let verdict = judge(epoch, &Record::default());
+            return Ok(Taken { verdict, no: 0, told: None });
+        };
+        let known = self.inbox_row(&id).map_err(AppendError::Failed)?;
+        let record = self.record(&id, command, known.as_ref()).map_err(AppendError::Failed)?;
+        let mut verdict = judge(epoch, &record);
+        let target = command.target.unwrap_or(epoch);
+        let content = command.content();
+        let ack = |ending: Ending| EventKind::CommandAck {
+            id: id.clone(),
+            target,
+            content: Some(content),
+            outcome: ending.outcome,
+            detail: ending.detail,
+            result: ending.result,
+        };
+        let row = NewRow { id: &id, name: &command.name, content, target, unix_ms };
+        let plain = |outcome| Ending { outcome, detail: None, result: Metrics::default() };
+        if verdict == Verdict::Start && !self.has_room().map_err(AppendError::Failed)? {
+            tracing::warn!(%id, "the outbox has no room for the outcome of a command, which has to wait");
+            verdict = Verdict::Wait;
+        }
+        let full = matches!(verdict, Verdict::Start)
+            && self.commands().map_err(AppendError::Failed)? >= COMMANDS_MAX;
+        if full {
+            verdict = Verdict::Reject(format!("{COMMANDS_MAX} commands came within 30 days"));
+        }
+        let mut no = 0;
+        let told = match &verdict {
+            Verdict::LeaveToBridge | Verdict::Wait | Verdict::Hold => None,
+            Verdict::Repeat => {
+                let known = known.expect("what is repeated is known");
+                Some(self.tell(known.ack(&id), now, |transaction, at| {
+                    let sql = "UPDATE command SET event_epoch = ?2, event_seq = ?3 WHERE id = ?1";
+                    let row = params![id.as_str(), &at.epoch.0[..], at.events_last as i64];
+                    transaction.prepare_cached(sql)?.execute(row).map(drop)
+                })?)
+            }
+            Verdict::OtherContent => {
+                let why = "another command has this id; choose a new one";
+                let ending = Ending::because(CommandOutcome::Rejected, why);
+                Some(self.tell(ack(ending), now, |_, _| Ok(()))?)
+            }
+            Verdict::Stale => {
+                let kind = ack(plain(CommandOutcome::Stale));
+                Some(self.tell(kind, now, |transaction, at| row.stale(transaction, at))?)
+            }
+            Verdict::Reject(why) => {
+                let ending = Ending::because(CommandOutcome::Rejected, why.clone());
+                let kind = ack(ending.clone());
+                Some(self.tell(kind, now, |transaction, at| {
+                    if full { Ok(()) } else { row.done(transaction, at, &ending) }
+                })?)
+            }
+            Verdict::Expire => {
+                let ending = plain(CommandOutcome::Expired);
+                let kind = ack(ending.clone());
+                Some(self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))?)
+            }
+            Verdict::Start => {
+                no = fastrand::u32(1..=i32::MAX as u32);
+                let kind = ack(plain(CommandOutcome::Accepted));
+                Some(self.tell(kind, now, |transaction, at| row.started(transaction, at, no))?)
+            }
+        };
+        // No room, not even in the reserve: nothing was recorded, so nothing is done.
+        let told = match told {
+            Some(None) => {
+                verdict = Verdict::Wait;
+                None
+            }
+            told => told.flatten(),
+        };
+        Ok(Taken { verdict, no, told })
+    }
+
+    /// Records the outcome of a command that was started, with its event, which is returned; `None`:
+    /// the outbox has no room.
+    pub fn finish_command(
+        &mut self,
+        id: &CommandId,
+        ending: &Ending,
+        now: Now,
+    ) -> Result<Option<EventKind>, AppendError> {
+        let Some(row) = self.inbox_row(id).map_err(AppendError::Failed)? else { return Ok(None) };
+        let row = Row {
+            outcome: Some(ending.outcome),
+            detail: ending.detail.clone(),
+            result: ending.result.to_json(),
+            ..row
+        };
+        self.tell(row.ack(id), now, |transaction, at| {
+            point!("outbox.inbox.before_outcome");
+            transaction
+                .prepare_cached(
+                    "UPDATE command SET outcome = ?2, detail = ?3, result = ?4, event_epoch = ?5, event_seq = ?6
+                     WHERE id = ?1",
+                )?
+                .execute(params![
+                    id.as_str(),
+                    ending.outcome.as_str(),
+                    ending.detail,
+                    row.result,
+                    &at.epoch.0[..],
+                    at.events_last as i64
+                ])
+                .map(drop)
+        })
+    }
+
+    /// A command whose start is in doubt: it was not done, and that is recorded whatever the file says.
+    pub fn reject_doubtful(
+        &mut self,
+        command: &Command,
+        unix_ms: Option<i64>,
+        now: Now,
+    ) -> Result<Option<EventKind>, AppendError> {
+        let Some(id) = &command.id else { return Ok(None) };
+        self.check_clock(now);
+        let (epoch, _) = self.epoch();
+        let target = command.target.unwrap_or(epoch);
+        let why =
+            "the gateway's disk has failed just then; it did not run, send it again with a new id";
+        let ending = Ending::because(CommandOutcome::Rejected, why);
+        let content = command.content();
+        let row = NewRow { id, name: &command.name, content, target, unix_ms };
+        let kind = EventKind::CommandAck {
+            id: id.clone(),
+            target,
+            content: Some(content),
+            outcome: ending.outcome,
+            detail: ending.detail.clone(),
+            result: Metrics::default(),
+        };
+        self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))
+    }
+
+    /// What processes that have ended had begun.
+    pub fn left_started(&self) -> rusqlite::Result<Vec<Left>> {
+        let mut query =
+            self.conn.prepare_cached("SELECT id, name, no FROM command WHERE outcome IS NULL")?;
+        let rows = query.query_map([], |row| {
+            Ok(Left { id: id_of(row, 0)?, name: row.get(1)?, no: row.get(2)? })
+        })?;
+        rows.collect()
+    }
+
+    /// Forgets what is older than 30 days and known to storage; dates what had no time.
+    pub fn forget_commands(&mut self, unix_ms: i64) -> rusqlite::Result<()> {
+        point!("outbox.inbox.before_forget");
+        let transaction = self.conn.unchecked_transaction()?;
+        for (table, done) in [("command", "outcome IS NOT NULL"), ("stale", "TRUE")] {
+            // A time to come is one of a clock that was wrong.
+            transaction.execute(
+                &format!("UPDATE {table} SET unix_ms = ?1 WHERE unix_ms IS NULL OR unix_ms > ?1"),
+                [unix_ms],
+            )?;
+            let old = format!(
+                "SELECT id, target, event_epoch, event_seq FROM {table} WHERE unix_ms < ?1 AND {done}"
+            );
+            let old: Vec<(String, Vec<u8>, (Epoch, Seq))> = transaction
+                .prepare(&old)?
+                .query_map([unix_ms - REMEMBERED_MS], |row| {
+                    Ok((row.get(0)?, row.get(1)?, event_of(row, 2)?))
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            for (id, target, event) in old {
+                if self.is_told(event) {
+                    let sql = format!("DELETE FROM {table} WHERE id = ?1 AND target = ?2");
+                    transaction.execute(&sql, params![id, target])?;
+                }
+            }
+        }
+        transaction.commit()?;
+        point!("outbox.inbox.after_forget");
+        Ok(())
+    }
+
+    /// One event and what it tells of, in one commit. `None`: there is no room for either.
+    fn tell(
+        &mut self,
+        kind: EventKind,
+        now: Now,
+        record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<()>,
+    ) -> Result<Option<EventKind>, AppendError> {
+        let event = NewEvent { boot_ms: now.boot_ms, kind };
+        let events = std::slice::from_ref(&event);
+        let (_, recorded) = self.append_with(&[], events, now, record)?;
+        Ok(recorded.map(|()| event.kind))
+    }
+
+    fn inbox_row(&self, id: &CommandId) -> rusqlite::Result<Option<Row>> {
+        let sql = "SELECT content, target, outcome, detail, result, event_epoch, event_seq
+                   FROM command WHERE id = ?1";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let outcome: Option<String> = row.get(2)?;
+            let outcome = outcome.map(|name| name.parse()).transpose();
+            Ok(Row {
+                content: Content(row.get(0)?),
+                target: Epoch(row.get(1)?),
+                outcome: outcome.map_err(|error| schema::not_of_ours(2, error))?,
+                detail: row.get(3)?,
+                result: row.get(4)?,
+                event: event_of(row, 5)?,
+            })
+        };
+        query.query_row([id.as_str()], read).optional()
+    }
+
+    fn record(
+        &self,
+        id: &CommandId,
+        command: &Command,
+        known: Option<&Row>,
+    ) -> rusqlite::Result<Record> {
+        let known = known.map(|row| Known {
+            content: row.content,
+            outcome: row.outcome,
+            told: self.is_told(row.event),
+        });
+        let Some(target) = command.target else { return Ok(Record { known, stale: None }) };
+        let sql = "SELECT event_epoch, event_seq FROM stale WHERE id = ?1 AND target = ?2";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let stale = query
+            .query_row(params![id.as_str(), &target.0[..]], |row| event_of(row, 0))
+            .optional()?;
+        Ok(Record { known, stale: stale.map(|event| self.is_told(event)) })
+    }
+
+    /// Whether storage has an event; what is no longer held, it has.
+    fn is_told(&self, (epoch, seq): (Epoch, Seq)) -> bool {
+        let key = StreamKey { epoch, stream: Stream::Events };
+        let row = self.streams.values().find(|row| row.key == key);
+        row.is_none_or(|row| seq <= row.acked || seq < row.floor)
+    }
+
+    fn commands(&self) -> rusqlite::Result<u64> {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        Ok(self.conn.query_row("SELECT count(*) FROM command", [], count)? as u64)
+    }
+
+    /// For one more command and its outcome, beside those that run.
+    fn has_room(&self) -> rusqlite::Result<bool> {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let sql = "SELECT count(*) FROM command WHERE outcome IS NULL";
+        let running = self.conn.query_row(sql, [], count)? as u64;
+        let needed = (running + 2) * OUTCOME_BYTES;
+        Ok(self.used_bytes()? + needed <= self.settings.size_bytes_max)
+    }
+}
+
+impl Row {
+    fn ack(&self, id: &CommandId) -> EventKind {
+        let result = self.result.as_deref().and_then(|json| Metrics::from_json(json).ok());
+        EventKind::CommandAck {
+            id: id.clone(),
+            target: self.target,
+            content: Some(self.content),
+            outcome: self.outcome.unwrap_or(CommandOutcome::Accepted),
+            detail: self.detail.clone(),
+            result: result.unwrap_or_default(),
+        }
+    }
+}
+
+/// A row that is to be made.
+struct NewRow<'c> {
+    id: &'c CommandId,
+    name: &'c str,
+    content: Content,
+    target: Epoch,
+    unix_ms: Option<i64>,
+}
+
+impl NewRow<'_> {
+    fn started(&self, transaction: &Transaction<'_>, at: Written, no: u32) -> rusqlite::Result<()> {
+        point!("outbox.inbox.before_start");
+        transaction
+            .prepare_cached(
+                "INSERT INTO command (no, id, name, content, target, unix_ms, event_epoch, event_seq)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                no,
+                self.id.as_str(),
+                self.name,
+                &self.content.0[..],
+                &self.target.0[..],
+                self.unix_ms,
+                &at.epoch.0[..],
+                at.events_last as i64
+            ])
+            .map(drop)
+    }
+
+    fn done(
+        &self,
+        transaction: &Transaction<'_>,
+        at: Written,
+        ending: &Ending,
+    ) -> rusqlite::Result<()> {
+        point!("outbox.inbox.before_done");
+        transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO command
+                     (id, name, content, target, outcome, detail, result, unix_ms, event_epoch, event_seq)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, '{}', ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                self.id.as_str(),
+                self.name,
+                &self.content.0[..],
+                &self.target.0[..],
+                ending.outcome.as_str(),
+                ending.detail,
+                self.unix_ms,
+                &at.epoch.0[..],
+                at.events_last as i64
+            ])
+            .map(drop)
+    }
+
+    fn stale(&self, transaction: &Transaction<'_>, at: Written) -> rusqlite::Result<()> {
+        point!("outbox.inbox.before_stale");
+        transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO stale (id, target, unix_ms, event_epoch, event_seq)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                self.id.as_str(),
+                &self.target.0[..],
+                self.unix_ms,
+                &at.epoch.0[..],
+                at.events_last as i64
+            ])
+            .map(drop)
+    }
+}
+
+fn id_of(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<CommandId> {
+    let text: String = row.get(at)?;
+    text.parse().map_err(|error| schema::not_of_ours(at, error))
+}
+
+fn event_of(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<(Epoch, Seq)> {
+    Ok((Epoch(row.get(at)?), row.get::<_, i64>(at + 1)? as Seq))
+}
