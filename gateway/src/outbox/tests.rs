@@ -11,6 +11,7 @@ use crate::serial::Measured;
 
 mod faults;
 mod holes;
+mod inbox;
 mod names;
 mod random;
 mod trim;

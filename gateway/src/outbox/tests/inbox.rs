@@ -1,0 +1,201 @@
+//! The inbox: a verdict and its event are one commit, and nothing starts twice.
+
+use fieldpost_protocol::{Command, CommandId, CommandOutcome, Epoch, EventKind, Metrics, Stream};
+
+use super::*;
+use crate::engine::{Guards, Judge, Verdict};
+use crate::outbox::inbox::REMEMBERED_MS;
+use crate::outbox::{Ending, Taken};
+
+const CLOUD_MS: i64 = 1_795_000_000_000;
+
+fn led(id: &str) -> Command {
+    Command::decode(format!(r#"{{"id":"{id}","name":"led","args":{{"on":1}}}}"#).as_bytes())
+        .unwrap()
+}
+
+fn id(text: &str) -> CommandId {
+    text.parse().unwrap()
+}
+
+fn take(outbox: &mut Outbox, command: &Command) -> Taken {
+    let judge = |epoch, record: &_| {
+        let judge = Judge { epoch, cloud_ms: Some(CLOUD_MS), guards: Guards::default() };
+        judge.judge(command, record, Ok(()))
+    };
+    outbox.take_command(command, Some(CLOUD_MS), judge, NOW).unwrap()
+}
+
+fn verdict(outbox: &mut Outbox, command: &Command) -> Verdict {
+    take(outbox, command).verdict
+}
+
+fn succeed(outbox: &mut Outbox, text: &str) -> Option<EventKind> {
+    let result = Metrics::from_json(r#"{"on":1}"#).unwrap();
+    let ending = Ending { outcome: CommandOutcome::Succeeded, detail: None, result };
+    outbox.finish_command(&id(text), &ending, NOW).unwrap()
+}
+
+/// Storage has every event.
+fn ack_all(outbox: &mut Outbox) {
+    let events = |info: &&StreamInfo| info.key.stream == Stream::Events;
+    let acked: Vec<_> =
+        outbox.streams().unwrap().iter().filter(events).map(|info| (info.key, info.last)).collect();
+    outbox.set_acked(&acked);
+}
+
+fn events(outbox: &Outbox) -> u64 {
+    outbox.last_of(Stream::Events)
+}
+
+fn outcome(kind: Option<EventKind>) -> CommandOutcome {
+    match kind {
+        Some(EventKind::CommandAck { outcome, .. }) => outcome,
+        other => panic!("{other:?} is no command ack"),
+    }
+}
+
+#[test]
+fn what_was_started_is_known_after_a_kill_and_never_starts_again() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let taken = take(&mut outbox, &led("a1"));
+    assert_eq!(taken.verdict, Verdict::Start);
+    assert_eq!((outcome(taken.told), events(&outbox)), (CommandOutcome::Accepted, 1));
+    drop(outbox);
+
+    let mut outbox = bench.open();
+    let left = outbox.left_started().unwrap();
+    assert_eq!((left.len(), &left[0].id, left[0].no), (1, &id("a1"), taken.no));
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Wait);
+    assert_eq!(outcome(succeed(&mut outbox, "a1")), CommandOutcome::Succeeded);
+    assert!(outbox.left_started().unwrap().is_empty());
+}
+
+#[test]
+fn an_outcome_is_told_again_once_storage_has_it_and_not_before() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    take(&mut outbox, &led("a1"));
+    succeed(&mut outbox, "a1");
+    assert_eq!((verdict(&mut outbox, &led("a1")), events(&outbox)), (Verdict::Wait, 2));
+    ack_all(&mut outbox);
+    let again = take(&mut outbox, &led("a1"));
+    assert_eq!((again.verdict, events(&outbox)), (Verdict::Repeat, 3));
+    let Some(EventKind::CommandAck { outcome, result, .. }) = again.told else { panic!("no ack") };
+    assert_eq!(
+        (outcome, result.to_json().unwrap().as_str()),
+        (CommandOutcome::Succeeded, r#"{"on":1}"#)
+    );
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Wait, "it is on its way again");
+}
+
+#[test]
+fn an_id_of_other_content_is_rejected_and_the_first_one_stays() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    take(&mut outbox, &led("a1"));
+    succeed(&mut outbox, "a1");
+    ack_all(&mut outbox);
+    let other = Command { name: "lamp".into(), ..led("a1") };
+    let taken = take(&mut outbox, &other);
+    assert_eq!(taken.verdict, Verdict::OtherContent);
+    let Some(EventKind::CommandAck { outcome, content, .. }) = taken.told else { panic!("no ack") };
+    assert_eq!((outcome, content), (CommandOutcome::Rejected, Some(other.content())));
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Repeat);
+}
+
+#[test]
+fn stale_is_no_outcome_of_the_id() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let old = Command { target: Some(Epoch([7; 16])), ..led("a1") };
+    assert_eq!(outcome(take(&mut outbox, &old).told), CommandOutcome::Stale);
+    assert_eq!(verdict(&mut outbox, &old), Verdict::Wait);
+    ack_all(&mut outbox);
+    assert_eq!(verdict(&mut outbox, &old), Verdict::Stale, "told again");
+    let issued_again = Command { target: Some(outbox.epoch().0), ..led("a1") };
+    assert_eq!(verdict(&mut outbox, &issued_again), Verdict::Start);
+}
+
+#[test]
+fn expired_and_rejected_are_outcomes_that_stay() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let late = Command { expires: Some(CLOUD_MS), ..led("late") };
+    assert_eq!(outcome(take(&mut outbox, &late).told), CommandOutcome::Expired);
+    let no = led("no");
+    let judge = |_, _: &_| Verdict::Reject("not here".into());
+    let taken = outbox.take_command(&no, None, judge, NOW).unwrap();
+    assert_eq!(outcome(taken.told), CommandOutcome::Rejected);
+    for command in [led("late"), no] {
+        assert_eq!(verdict(&mut outbox, &command), Verdict::Wait);
+    }
+}
+
+#[test]
+fn a_start_in_doubt_is_an_outcome_whatever_the_file_says() {
+    for durable in [false, true] {
+        let bench = Bench::new();
+        let mut outbox = bench.open();
+        if durable {
+            take(&mut outbox, &led("a1"));
+        }
+        let told = outbox.reject_doubtful(&led("a1"), None, NOW).unwrap();
+        assert_eq!(outcome(told), CommandOutcome::Rejected);
+        assert!(outbox.left_started().unwrap().is_empty());
+        assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Wait);
+    }
+}
+
+#[test]
+fn ids_are_remembered_for_thirty_days_and_until_storage_has_the_outcome() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    take(&mut outbox, &led("a1"));
+    let old = Command { target: Some(Epoch([7; 16])), ..led("a2") };
+    take(&mut outbox, &old);
+    succeed(&mut outbox, "a1");
+    take(&mut outbox, &led("running"));
+    let later = CLOUD_MS + REMEMBERED_MS + 1;
+    outbox.forget_commands(later).unwrap();
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Wait, "storage does not have it");
+    ack_all(&mut outbox);
+    outbox.forget_commands(CLOUD_MS + REMEMBERED_MS).unwrap();
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Repeat);
+    ack_all(&mut outbox);
+    outbox.forget_commands(later).unwrap();
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Start);
+    assert_eq!(verdict(&mut outbox, &led("running")), Verdict::Wait);
+    assert_eq!(outbox.left_started().unwrap().len(), 2);
+}
+
+#[test]
+fn what_had_no_time_is_dated_when_somebody_knows_it() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let judge = |_, _: &_| Verdict::Reject("no".into());
+    outbox.take_command(&led("a1"), None, judge, NOW).unwrap();
+    ack_all(&mut outbox);
+    outbox.forget_commands(CLOUD_MS).unwrap();
+    outbox.forget_commands(CLOUD_MS + REMEMBERED_MS).unwrap();
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Repeat);
+}
+
+#[test]
+fn without_room_for_its_outcome_nothing_starts() {
+    let mut bench = Bench::new();
+    bench.settings.size_bytes_max = 2 << 20;
+    let mut outbox = bench.open();
+    let mut n = 0;
+    // Readings leave the reserve; events fill it.
+    while verdict(&mut outbox, &led(&format!("c{n}"))) == Verdict::Start {
+        n += 1;
+        assert!(n < 1_000, "room for everything");
+    }
+    let running = outbox.left_started().unwrap();
+    assert_eq!(running.len(), n);
+    for left in running {
+        assert!(succeed(&mut outbox, left.id.as_str()).is_some(), "{}: no room", left.id);
+    }
+}
