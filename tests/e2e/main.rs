@@ -9,6 +9,7 @@ mod acl;
 mod alerts;
 mod backlog;
 mod brokers;
+mod commands;
 mod demo;
 mod disk;
 mod faults;

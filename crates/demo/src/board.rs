@@ -1,7 +1,7 @@
 //! A simulated Arduino on a pseudo-terminal.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +25,11 @@ const WRITE_WAIT: Duration = Duration::from_millis(100);
 /// How often the board looks whether somebody has opened its port.
 const OPEN_LOOK: Duration = Duration::from_millis(5);
 
-/// A board that sends until it is paused, and hangs up when it is dropped.
+/// A board that sends until it is paused, does what it is told, and hangs up when it is dropped.
 pub struct Board {
     sending: Arc<AtomicBool>,
     plugged: Arc<AtomicBool>,
+    answering: Arc<AtomicBool>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     link: PathBuf,
 }
@@ -44,24 +45,33 @@ impl Board {
         let _ = std::fs::remove_file(link);
         std::os::unix::fs::symlink(&slave, link)
             .with_context(|| format!("linking {}", link.display()))?;
-        let (sending, plugged) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
+        let yes = || Arc::new(AtomicBool::new(true));
+        let (sending, plugged, answering) = (yes(), yes(), yes());
         let thread = std::thread::Builder::new().name("board".to_owned()).spawn({
             let (sending, plugged) = (sending.clone(), plugged.clone());
+            let mut ear =
+                Ear { held: Vec::new(), answering: answering.clone(), ledger: ledger.clone() };
             move || {
                 let mut terminal = File::from(master);
-                let result = send(&mut terminal, rate, &ledger, &sending, &slave);
+                let result = send(&mut terminal, rate, &ledger, &sending, &slave, &mut ear);
                 while plugged.load(Ordering::Relaxed) {
+                    ear.hear(&mut terminal)?;
                     std::thread::park_timeout(WRITE_WAIT);
                 }
                 result
             }
         })?;
-        Ok(Board { sending, plugged, thread: Some(thread), link: link.to_owned() })
+        Ok(Board { sending, plugged, answering, thread: Some(thread), link: link.to_owned() })
     }
 
     /// Sends no more lines; the terminal stays open, so that what is on its way is read.
     pub fn pause(&self) {
         self.sending.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it answers the commands that it does from now on.
+    pub fn answer(&self, answering: bool) {
+        self.answering.store(answering, Ordering::Relaxed);
     }
 
     /// Whether it was not paused yet.
@@ -123,6 +133,7 @@ fn send(
     ledger: &Ledger,
     sending: &AtomicBool,
     slave: &Path,
+    ear: &mut Ear,
 ) -> std::io::Result<()> {
     let pace = Duration::from_secs_f64(1.0 / rate);
     let mut due = Instant::now();
@@ -142,6 +153,7 @@ fn send(
             continue;
         }
         was_open = true;
+        ear.hear(terminal)?;
         let wait = due.saturating_duration_since(Instant::now());
         if !wait.is_zero() {
             // A board's pace, not a wait for something; bounded so that a pause is seen soon.
@@ -155,6 +167,55 @@ fn send(
         write_line(terminal, &line.text(n), sending)?;
     }
     Ok(())
+}
+
+/// What the board does when it is told to: `led` answers what it was told, `fail` that it cannot.
+struct Ear {
+    held: Vec<u8>,
+    answering: Arc<AtomicBool>,
+    ledger: Ledger,
+}
+
+impl Ear {
+    /// Does what has come by now.
+    fn hear(&mut self, terminal: &mut File) -> std::io::Result<()> {
+        let mut bytes = [0; 256];
+        loop {
+            match terminal.read(&mut bytes) {
+                Ok(read) if read > 0 => self.held.extend_from_slice(&bytes[..read]),
+                // Nothing there; EIO: nobody has the port open.
+                _ => break,
+            }
+        }
+        while let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.held.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]).into_owned();
+            if let Some(answer) = self.obey(&line)
+                && self.answering.load(Ordering::Relaxed)
+            {
+                write_line(terminal, &answer, &AtomicBool::new(false))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&self, line: &str) -> Option<String> {
+        let (text, sum) = line.rsplit_once('*')?;
+        let whole = sum == format!("{:04X}", crc16(text.as_bytes()));
+        let (no, command) = text.strip_prefix('>').filter(|_| whole)?.split_once(' ')?;
+        let (name, args) = command.split_once(' ').unwrap_or((command, ""));
+        match name {
+            "led" => {
+                self.ledger.ran(command);
+                Some(format!("@{no} ok {args}"))
+            }
+            "fail" => {
+                self.ledger.ran(command);
+                Some(format!("@{no} err no such pin"))
+            }
+            _ => Some(format!("@{no} err not known")),
+        }
+    }
 }
 
 /// A closed port of a machine keeps nothing; a terminal would hand it to the next reader, who

@@ -28,6 +28,7 @@ pub struct Sent {
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     lines: Arc<Mutex<Vec<Sent>>>,
+    commands: Arc<Mutex<Vec<String>>>,
     slack_ms: Arc<AtomicI64>,
 }
 
@@ -35,6 +36,16 @@ impl Ledger {
     /// Enters a line before it is sent: it may be stored before the board goes on.
     pub fn enter(&self, sent: Sent) {
         self.lines.lock().expect("nobody panics while holding it").push(sent);
+    }
+
+    /// The board does this now.
+    pub(crate) fn ran(&self, command: &str) {
+        self.commands.lock().expect("nobody panics while holding it").push(command.to_owned());
+    }
+
+    /// Every command that a board has done, such as `led on=1`, in order.
+    pub fn commands(&self) -> Vec<String> {
+        self.commands.lock().expect("nobody panics while holding it").clone()
     }
 
     /// A time may be off by so much more: where no clock is set, a gateway has it from the bridge, and

@@ -40,8 +40,12 @@ impl World {
         let mut text = joined(sections, &self.settings.gateway)?;
         let (port, baud) = (self.port(), self.settings.baud);
         let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
+        // In another format a board has no way to answer.
+        let native = !self.settings.port.iter().any(|line| line.starts_with("format"));
+        let commands = if native { COMMANDS } else { "" };
         text.push_str(&format!(
             "[[port]]\nname = \"arduino\"\npath = \"{}\"\nbaud = {baud}\nchecksum = \"{checksum}\"\n{}\n{}\n\
+             {commands}\
              [meta.sources.fruiting]\nname = \"Fruiting chamber\"\n\
              [meta.sources.fruiting.metrics.temp]\nunit = \"°C\"\n\
              [meta.sources.fruiting.metrics.humidity]\nunit = \"%\"\n\
@@ -73,6 +77,20 @@ impl World {
         write(&self.dir.join("bridge.toml"), &joined(sections, &self.settings.bridge)?)
     }
 }
+
+/// What the board knows.
+const COMMANDS: &str = "[[command]]
+name = \"led\"
+port = \"arduino\"
+[command.args.on]
+type = \"int\"
+min = 0
+max = 1
+[[command]]
+name = \"fail\"
+port = \"arduino\"
+timeout = \"2s\"
+";
 
 /// The text of a configuration, with further lines in its sections.
 fn joined(
