@@ -9,10 +9,15 @@
 //! ```
 
 mod batch;
+mod commands;
 mod hello;
 mod poison;
 
 pub use batch::{Claim, SyncAckDraft};
+pub use commands::{
+    CancelError, CommandAck, CommandRow, EXPIRES_AFTER_MS, Ending, IssuePlan, LOOK_AGAIN_MS,
+    Origin, REPEAT_FIRST_MS, REPEAT_MAX_MS,
+};
 pub use hello::{HelloPlan, HelloRow, SUPERSEDED_MS, Staged};
 pub(crate) use poison::clean;
 pub use poison::{Content, Poison, TIME_MAX_MS, TIME_MIN_MS, judge_event, judge_readings};
@@ -66,6 +71,18 @@ pub struct Guards {
     pub lower_no_ignored: bool,
     /// A hello of an epoch that another has just replaced moves no floor.
     pub superseded_ignored: bool,
+    /// What the target of a command is stands in the ledger before it is published.
+    pub target_is_written: bool,
+    /// A command stays with its target until that is stale.
+    pub target_stays: bool,
+    /// A strict command is issued for one epoch.
+    pub strict_is_issued_once: bool,
+    /// Of what was issued only the gateway says that it is too late.
+    pub issued_is_not_expired: bool,
+    /// A command ack of other content is another command's.
+    pub content_is_compared: bool,
+    /// The first final outcome of a command is its outcome.
+    pub first_outcome_stays: bool,
 }
 
 impl Default for Guards {
@@ -81,6 +98,12 @@ impl Default for Guards {
             rolled_back_is_missing: true,
             lower_no_ignored: true,
             superseded_ignored: true,
+            target_is_written: true,
+            target_stays: true,
+            strict_is_issued_once: true,
+            issued_is_not_expired: true,
+            content_is_compared: true,
+            first_outcome_stays: true,
         }
     }
 }
@@ -100,7 +123,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use fieldpost_protocol::{Clock, Envelope, Epoch, Hello, Nonce, Stream, VERSION};
+    use fieldpost_protocol::{
+        Clock, Command, CommandOutcome, Content, Envelope, Epoch, Hello, Metrics, Nonce, Stream,
+        VERSION,
+    };
 
     use super::*;
 
@@ -154,14 +180,46 @@ mod tests {
                 hello = row;
             }
         }
+        for strict in [false, true] {
+            told += &a_command(engine, strict);
+        }
         told
+    }
+
+    /// Issued twice, stale, answered for another, too late, answered twice.
+    fn a_command(engine: &Engine, strict: bool) -> String {
+        let command = Command::decode(br#"{"name":"led","expires":9}"#).unwrap();
+        let mut row = CommandRow::new(&Command { strict, ..command }, Origin::Cli, 1);
+        let (id, mut told) = ("a1".parse().unwrap(), String::new());
+        let (mine, other) = (Some(row.content), Some(Content([0; 8])));
+        let take = |row: &mut CommandRow, epoch, content, outcome| {
+            let (target, detail, result) = (Epoch([epoch; 16]), None, &Metrics::default());
+            let ack = CommandAck { target, content, outcome, detail, result };
+            engine.take_ack(row, ack, 8)
+        };
+        let mut issue = |row: &mut CommandRow, epoch, now| {
+            let plan = engine.plan_issue(&id, row, Some(Epoch([epoch; 16])), now);
+            told += &format!("{plan:?} | ");
+            if let IssuePlan::Send(after, _) | IssuePlan::Save(after) = plan {
+                *row = after;
+            }
+        };
+        issue(&mut row, 1, 2);
+        issue(&mut row, 2, 3);
+        take(&mut row, 1, mine, CommandOutcome::Stale);
+        issue(&mut row, 2, 4);
+        take(&mut row, 2, other, CommandOutcome::Rejected);
+        issue(&mut row, 2, 10);
+        take(&mut row, 2, mine, CommandOutcome::Succeeded);
+        take(&mut row, 2, mine, CommandOutcome::Failed);
+        told + &format!("{:?} | ", row.ending)
     }
 
     #[test]
     fn every_guard_makes_a_difference() {
         let all_on = history(&Engine::default());
         type Switch = (&'static str, fn(&mut Guards));
-        let off: [Switch; 10] = [
+        let off: [Switch; 16] = [
             ("dedup", |guards| guards.dedup = false),
             ("hi_stops_at_hole", |guards| guards.hi_stops_at_hole = false),
             ("hi_stops_at_last", |guards| guards.hi_stops_at_last = false),
@@ -172,6 +230,12 @@ mod tests {
             ("rolled_back_is_missing", |guards| guards.rolled_back_is_missing = false),
             ("lower_no_ignored", |guards| guards.lower_no_ignored = false),
             ("superseded_ignored", |guards| guards.superseded_ignored = false),
+            ("target_is_written", |guards| guards.target_is_written = false),
+            ("target_stays", |guards| guards.target_stays = false),
+            ("strict_is_issued_once", |guards| guards.strict_is_issued_once = false),
+            ("issued_is_not_expired", |guards| guards.issued_is_not_expired = false),
+            ("content_is_compared", |guards| guards.content_is_compared = false),
+            ("first_outcome_stays", |guards| guards.first_outcome_stays = false),
         ];
         for (name, switch_off) in off {
             let mut guards = Guards::default();
