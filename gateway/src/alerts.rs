@@ -3,6 +3,7 @@
 //! They become events of the outbox, and they show in the local status file, since the very
 //! fault may keep them from getting out by MQTT.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use fieldpost_protocol::{AlertState, EventKind, Severity};
@@ -16,11 +17,28 @@ const QUEUE_MAX: usize = 64;
 /// Holes in the outbox that get an alert each; the log names all.
 const HOLES_MAX: usize = 8;
 
+/// The names of the alerts that the gateway raises itself: no rule has one of them.
+pub const OWN: &[&str] = &[
+    "broker_refuses",
+    "clock_differs",
+    "clock_unsynced",
+    "connection_unstable",
+    "no_common_version",
+    "no_sync_ack",
+    "other_store",
+    "outbox_damaged",
+    "outbox_failing",
+    "outbox_full",
+    "outbox_replaced",
+    "port_lost",
+    "row_stuck",
+];
+
 /// An alert that is raised now, for the status file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Raised {
     /// Its name, such as `outbox_full`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it is about, such as a port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
@@ -47,6 +65,7 @@ impl Alerts {
         severity: Severity,
         message: impl Into<String>,
     ) {
+        debug_assert!(OWN.contains(&name), "{name} has to be in the list");
         let key = (name, about.map(str::to_owned));
         if self.raised.contains_key(&key) {
             return;
@@ -58,7 +77,8 @@ impl Alerts {
         }
         let about = key.1.clone();
         self.tell(boot_ms, name, about.clone(), AlertState::Raised, severity, message.clone());
-        self.raised.insert(key, Raised { name, about, severity: severity.as_str(), message });
+        self.raised
+            .insert(key, Raised { name: name.into(), about, severity: severity.as_str(), message });
     }
 
     /// Raises one for each hole in the outbox that storage is not known to have.
@@ -114,7 +134,7 @@ impl Alerts {
         }
         let (name, lasting) = (name.to_owned(), false);
         let kind = EventKind::Alert { name, about, state, severity, message, lasting };
-        self.queue.push_back(NewEvent { boot_ms, kind });
+        self.queue.push_back(NewEvent { boot_ms, kind, rule: None });
     }
 
     /// The next event for the outbox.

@@ -7,6 +7,7 @@
 //! `FIELDPOST_<SECTION>_<KEY>` replaces a key of the file: `FIELDPOST_BROKER_PASSWORD`,
 //! `FIELDPOST_DEVICE_ID`. Ports and `[meta]` stand in the file only.
 
+mod alert;
 mod allowed;
 mod commands;
 mod error;
@@ -26,6 +27,7 @@ use fieldpost_protocol::{DeviceId, Meta, Topics};
 
 use crate::commands::Allowed;
 pub use crate::outbox::WhenFull;
+use crate::rules::Rule;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use allowed::SOCKET_PATH_BYTES_MAX;
 pub use error::{ConfigError, ConfigErrors};
@@ -55,6 +57,8 @@ pub struct Config {
     pub commands: Arc<Allowed>,
     /// When the gateway raises an alert by itself.
     pub alerts: Alerts,
+    /// ... because of what it measures.
+    pub rules: Vec<Rule>,
     /// What it says about itself.
     pub status: Status,
     /// How a person at the machine talks to it.

@@ -2,6 +2,7 @@
 //!
 //! One task, one loop: do what the engine asks for, then wait for the next thing to happen.
 
+mod alerts;
 mod alive;
 mod broker;
 mod commands;
@@ -27,6 +28,7 @@ use crate::engine::{Engine, Notice};
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
+use crate::rules::Rules;
 use crate::serial::{Counters, PortConfig, PortEvent, Releaser};
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
@@ -90,6 +92,7 @@ pub(crate) struct Driver {
     pub(crate) broker: Broker,
     pub(crate) events: mpsc::Sender<NewEvent>,
     pub(crate) alerts: Alerts,
+    pub(crate) rules: Rules,
     pub(crate) ports: Vec<Port>,
     pub(crate) live: Live,
     pub(crate) counted: Arc<Counted>,
@@ -170,12 +173,7 @@ impl Driver {
         self.handle_notices().await?;
         self.serve_commands().await?;
         self.send_all().await?;
-        while let Some(event) = self.alerts.next_event() {
-            if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
-                self.alerts.put_back(event);
-                break;
-            }
-        }
+        self.tell_alerts();
         Ok(())
     }
 
@@ -330,6 +328,7 @@ impl Driver {
         }
         self.tell_acked().await?;
         self.tick_commands(now).await?;
+        self.tick_rules(now.as_millis() as i64).await?;
         self.publish_live(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
             self.last_trim_ms = now.as_millis() as i64;

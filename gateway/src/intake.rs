@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! ports --try_send--> queue --+--> pending --commit--> outbox
+//!      |                      |
+//!      +--> rules -- events --+
 //! alerts ------------ events -+
 //! ```
 //!
@@ -14,13 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fieldpost_protocol::{Seq, Stream, StreamKey};
+use fieldpost_protocol::{EventKind, Seq, Stream, StreamKey};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::Now;
 use crate::live::Live;
 use crate::outbox::{AppendError, Appended, Gone, NewEvent, Outbox, OutboxThread, Snapshot};
+use crate::rules::Rules;
 use crate::serial::Measured;
 
 /// Events that wait for a commit; the sender keeps what finds it full.
@@ -72,6 +75,10 @@ pub struct Intake {
     pub committed: mpsc::Sender<Committed>,
     /// The newest values.
     pub live: Live,
+    /// What of them is an alert.
+    pub rules: Rules,
+    /// It was logged that there is no room for events.
+    pub full_logged: bool,
     /// Counted since the start.
     pub counted: Arc<Counted>,
     /// At most one commit of readings in this time.
@@ -102,12 +109,16 @@ impl Intake {
                     more_readings = taken > 0;
                     let from = pending.len() - taken;
                     self.live.update(&pending[from..]);
-                    if taken > 0 && Instant::now() < due && pending.len() < self.pending_max {
+                    self.rules.look(&pending[from..]);
+                    self.rules.take(&mut events, EVENTS_MAX);
+                    if taken > 0 && events.is_empty() && Instant::now() < due && pending.len() < self.pending_max {
                         continue;
                     }
                 }
+                () = self.rules.told() => {}
                 () = tokio::time::sleep_until(due), if have => {}
             }
+            self.rules.take(&mut events, EVENTS_MAX);
             let urgent = !events.is_empty() || ending || pending.len() >= self.pending_max;
             if (Instant::now() >= due || urgent) && !(pending.is_empty() && events.is_empty()) {
                 let failed = self.commit(&mut pending, &mut events).await?;
@@ -137,9 +148,16 @@ impl Intake {
             (result, outbox.snapshot(changed), outbox.current_rows(), readings, news)
         };
         let (result, snapshot, rows, readings, news) = self.outbox.call(job).await?;
+        let mut refused = false;
         let committed = match result {
             Ok(appended) => {
                 self.count(&appended);
+                if appended.refused_events > 0 {
+                    // Whoever looks at storage would take it for raised, or cleared, for ever.
+                    *events = news;
+                    events.retain(is_of_rule);
+                    refused = !events.is_empty();
+                }
                 Committed::Rows { snapshot, rows, full: appended.full() }
             }
             Err(error @ AppendError::InDoubt(_)) => {
@@ -157,7 +175,7 @@ impl Intake {
                 Committed::Failing(error.to_string())
             }
         };
-        let failed = !matches!(committed, Committed::Rows { .. });
+        let failed = refused || !matches!(committed, Committed::Rows { .. });
         self.tell(committed).await;
         Ok(failed)
     }
@@ -167,18 +185,26 @@ impl Intake {
         let _ = self.committed.send(committed).await;
     }
 
-    fn count(&self, appended: &Appended) {
+    fn count(&mut self, appended: &Appended) {
         self.counted.accepted.fetch_add(appended.readings as u64, Ordering::Relaxed);
         self.counted.refused_full.fetch_add(appended.refused_full as u64, Ordering::Relaxed);
         self.counted.dropped.fetch_add(appended.dropped, Ordering::Relaxed);
-        if appended.refused_events > 0 {
+        let full = appended.refused_events > 0;
+        if full && !std::mem::replace(&mut self.full_logged, true) {
             let events = appended.refused_events;
             tracing::error!(
                 events,
                 "the outbox is full beyond its reserve: alerts show in the status file only"
             );
+        } else if appended.events > 0 {
+            self.full_logged = false;
         }
     }
+}
+
+/// Such an event is not dropped: raised and cleared come in turn.
+fn is_of_rule(event: &NewEvent) -> bool {
+    matches!(event.kind, EventKind::Alert { lasting: true, .. })
 }
 
 impl Outbox {

@@ -23,6 +23,7 @@ mod live;
 mod local;
 mod log;
 pub mod outbox;
+mod rules;
 pub mod run;
 pub mod serial;
 mod status;

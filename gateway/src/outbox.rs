@@ -22,6 +22,7 @@
 mod append;
 mod holes;
 mod inbox;
+mod lasting;
 mod lock;
 mod log;
 mod read;
@@ -44,6 +45,7 @@ use crate::clock::{self, Now};
 pub use append::{AppendError, Appended, NewEvent};
 pub use holes::Hole;
 pub use inbox::{Ending, Left, Taken};
+pub use lasting::KeptAlert;
 pub use read::Batch;
 pub use schema::{OpenError, check_place, sync_call};
 pub use thread::{Gone, OutboxThread};

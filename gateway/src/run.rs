@@ -26,6 +26,7 @@ use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
 use crate::outbox::{self, Outbox, OutboxThread};
+use crate::rules::Rules;
 use crate::serial::{self, PortHandle, Releaser};
 use crate::system;
 
@@ -62,6 +63,8 @@ pub async fn run(
     alerts.raise_holes(now.boot_ms, &holes);
     let trusted = outbox.trusted();
     let left = outbox.left_started().context("looking for commands that were left")?;
+    let raised = outbox.raised().context("looking for alerts that are raised")?;
+    let rules = Rules::new(config.rules.clone(), raised, now.boot_ms);
     let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
     let waiting: u64 = streams.iter().map(|info| info.last - info.acked).sum();
     tracing::info!(
@@ -84,6 +87,8 @@ pub async fn run(
         outbox: outbox.clone(),
         committed: committed_in,
         live: live.clone(),
+        rules: rules.clone(),
+        full_logged: false,
         counted: counted.clone(),
         commit_interval: config.outbox.commit_interval,
         pending_max: (config.outbox.queue_readings / 2).max(1),
@@ -142,6 +147,7 @@ pub async fn run(
         broker: Broker::new(address_of(&config)),
         events: events_in,
         alerts,
+        rules,
         ports,
         live,
         counted: counted.clone(),

@@ -144,7 +144,7 @@ impl Report {
 fn alert_name(alert: &Raised) -> String {
     match &alert.about {
         Some(about) => format!("{}({about})", alert.name),
-        None => alert.name.to_owned(),
+        None => alert.name.to_string(),
     }
 }
 

@@ -101,6 +101,21 @@ impl Severity {
     }
 }
 
+impl FromStr for Severity {
+    type Err = SeverityError;
+
+    fn from_str(text: &str) -> Result<Self, SeverityError> {
+        let all = [Severity::Info, Severity::Warning, Severity::Critical];
+        let known = all.into_iter().find(|severity| severity.as_str() == text);
+        known.ok_or_else(|| SeverityError(text.chars().take(80).collect()))
+    }
+}
+
+/// The name of no severity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no severity; there are \"info\", \"warning\" and \"critical\"")]
+pub struct SeverityError(String);
+
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

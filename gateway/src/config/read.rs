@@ -9,12 +9,16 @@ use toml::{Table, Value};
 
 use super::allowed::filled;
 use super::section::{Kind, Overrides, Report, Section, key_text, suggest};
-use super::{Config, ConfigError, ConfigErrors, Device, PortConfig, System, commands, keys, port};
+use super::{
+    Config, ConfigError, ConfigErrors, Device, Outbox, PortConfig, System, alert, commands, keys,
+    port,
+};
 use crate::commands::Allowed;
+use crate::rules::{RULES_MAX, Rule};
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "device", "outbox", "publish", "broker", "port", "system", "commands", "command", "alerts",
-    "status", "control", "meta",
+    "alert", "status", "control", "meta",
 ];
 const VARIABLE_PREFIX: &str = "FIELDPOST_";
 /// Ports of one gateway: each costs a task and 12 KiB.
@@ -58,12 +62,14 @@ impl Document {
             };
             let (section, key) = (section.to_lowercase(), key.to_lowercase());
             match section.as_str() {
-                "port" | "command" | "meta" => self.report.errors.push(ConfigError::Conflict {
-                    keys: variable,
-                    why: format!(
-                        "[{section}] cannot be set by the environment; write it into the file"
-                    ),
-                }),
+                "port" | "command" | "alert" | "meta" => {
+                    self.report.errors.push(ConfigError::Conflict {
+                        keys: variable,
+                        why: format!(
+                            "[{section}] cannot be set by the environment; write it into the file"
+                        ),
+                    })
+                }
                 known if SECTIONS.contains(&known) => {
                     self.overrides.entry(section).or_default().insert(key, (variable, value));
                 }
@@ -87,6 +93,7 @@ impl Document {
         let system = keys::system(self.section("system"));
         let commands = self.commands(&ports);
         let alerts = keys::alerts(self.section("alerts"));
+        let rules = self.rules(&ports, &outbox);
         let status = keys::status(self.section("status"));
         let control = keys::control(self.section("control"));
         let mut meta = self.meta(device.as_ref());
@@ -112,6 +119,7 @@ impl Document {
                 system,
                 commands,
                 alerts,
+                rules,
                 status,
                 control,
                 meta,
@@ -200,6 +208,14 @@ impl Document {
             boards.extend(commands::command(&path, table, ports, &boards, &mut self.report));
         }
         Arc::new(Allowed { builtins, boards })
+    }
+
+    fn rules(&mut self, ports: &[PortConfig], outbox: &Outbox) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = Vec::new();
+        for (path, table) in self.tables("alert", RULES_MAX) {
+            rules.extend(alert::alert(&path, table, &rules, ports, outbox, &mut self.report));
+        }
+        rules
     }
 
     fn meta(&mut self, device: Option<&Device>) -> Meta {

@@ -237,7 +237,7 @@ impl Driver {
             },
             dropped: self.engine.dropped,
             ports,
-            alerts: self.alerts.raised().cloned().collect(),
+            alerts: self.alerts.raised().cloned().chain(self.rules.raised()).collect(),
         }
     }
 }

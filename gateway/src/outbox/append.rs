@@ -16,6 +16,8 @@ pub struct NewEvent {
     pub boot_ms: i64,
     /// What happened.
     pub kind: EventKind,
+    /// The rule that tells it, as it is written: kept as long as its alert is raised.
+    pub rule: Option<String>,
 }
 
 /// What one commit made durable.
@@ -201,6 +203,7 @@ impl Outbox {
             transaction
                 .prepare_cached("INSERT INTO event (epoch, seq, t, body) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![id, outcome.events_last as i64, t, body])?;
+            super::lasting::record(transaction, event)?;
         }
         Ok(())
     }

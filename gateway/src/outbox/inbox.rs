@@ -292,7 +292,7 @@ impl Outbox {
         now: Now,
         record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<()>,
     ) -> Result<Option<EventKind>, AppendError> {
-        let event = NewEvent { boot_ms: now.boot_ms, kind };
+        let event = NewEvent { boot_ms: now.boot_ms, kind, rule: None };
         let events = std::slice::from_ref(&event);
         let (_, recorded) = self.append_with(&[], events, now, record)?;
         Ok(recorded.map(|()| event.kind))

@@ -10,6 +10,7 @@
 //! tombstone  epoch, stream, last           what was purged wholly
 //! command    id, content, outcome...       which commands came, see `inbox`
 //! stale      id, target                    ... and which were meant for other epochs
+//! raised     name, about, rule...          alerts of rules that are raised, see `lasting`
 //! recent     (view) time, source, body     the tail with times a person can read
 //! ```
 
@@ -193,7 +194,9 @@ pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenErr
     }
     // Tables that files of earlier versions lack; those versions pass over them.
     point!("outbox.open.before_tables");
-    conn.execute_batch(super::inbox::TABLES).map_err(|error| classify(path, error))?;
+    for tables in [super::inbox::TABLES, super::lasting::TABLES] {
+        conn.execute_batch(tables).map_err(|error| classify(path, error))?;
+    }
     Ok(conn)
 }
 

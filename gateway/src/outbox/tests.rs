@@ -12,6 +12,7 @@ use crate::serial::Measured;
 mod faults;
 mod holes;
 mod inbox;
+mod lasting;
 mod names;
 mod random;
 mod trim;
@@ -84,7 +85,7 @@ fn alert() -> NewEvent {
         message: "look".into(),
         lasting: false,
     };
-    NewEvent { boot_ms: NOW.boot_ms, kind }
+    NewEvent { boot_ms: NOW.boot_ms, kind, rule: None }
 }
 
 fn append(outbox: &mut Outbox, readings: std::ops::Range<i64>) -> Appended {
