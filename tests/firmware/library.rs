@@ -81,8 +81,10 @@ fn memory_is_what_the_readme_states() -> anyhow::Result<()> {
     let bare = tools().size(&tools().build(&sketch, dir.path())?)?;
     let example = library().join("examples/Greenhouse/Greenhouse.ino");
     let whole = tools().size(&tools().build(&example, dir.path())?)?;
+    let pump = library().join("examples/Pump/Pump.ino");
+    let pump = tools().size(&tools().build(&pump, dir.path())?)?;
     let alone = tools().size(&tools().compile_library(Target::Uno, dir.path(), false)?)?;
-    println!("bare {bare:?}, whole {whole:?}, library alone {alone:?}");
+    println!("bare {bare:?}, whole {whole:?}, pump {pump:?}, library alone {alone:?}");
     // What a Fieldpost object takes is in nobody's section but the sketch's.
     let object = stated(&readme, "the library").ram;
     let asserted = dir.path().join("asserted.ino");
@@ -94,6 +96,7 @@ fn memory_is_what_the_readme_states() -> anyhow::Result<()> {
         ("the library", Size { ram: object, ..alone }),
         ("the example without", bare),
         ("the example *Greenhouse*", whole),
+        ("the example *Pump*", pump),
     ] {
         let stated = stated(&readme, row);
         // Another compiler's code is a little longer or shorter.
@@ -109,7 +112,7 @@ fn memory_is_what_the_readme_states() -> anyhow::Result<()> {
 
 #[test]
 fn the_examples_compile_for_boards_with_other_serial_ports() -> anyhow::Result<()> {
-    for example in ["Greenhouse", "TwoWires"] {
+    for example in ["Greenhouse", "TwoWires", "Pump"] {
         let sketch = library().join(format!("examples/{example}/{example}.ino"));
         for target in [Target::Uno, Target::Mega, Target::Leonardo] {
             let dir = tempfile::tempdir()?;

@@ -6,6 +6,7 @@
 
 mod answers;
 mod captures;
+mod commands;
 mod library;
 mod path;
 

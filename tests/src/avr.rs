@@ -107,6 +107,14 @@ impl AvrBoard {
         self.order("reset", Told::Reset)
     }
 
+    /// Presses its button now, whatever it does.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn press(&mut self) -> anyhow::Result<()> {
+        self.order("press", Told::Reset)
+    }
+
     /// Cuts its current between two lines; what is in its port can still be read.
     ///
     /// # Errors

@@ -69,50 +69,21 @@ void Fieldpost::run(Handler handler) {
     while (*name == ' ') name++;
     char *args = name + strcspn(name, " ");
     if (*args) *args++ = 0;
-    outcome = FieldpostJournal::NONE;
-    if (journal && strcmp(name, "last") == 0) {
-        // What became of an earlier one, asked by the gateway.
-        FieldpostJournal::State state = journal->state(number(args, "no", 0));
-        ok();
-        print(' ');
-        recall(state);
-    } else {
-        perform(handler, name, args);
-    }
+    answered = NONE;
+    perform(handler, name, args);
+    if (answered == NONE) err(F("not known"));
     end();
 }
 
-void Fieldpost::perform(Handler handler, const char *name, const char *args) {
-    FieldpostJournal::State before = journal ? journal->state(id) : FieldpostJournal::NONE;
-    if (before != FieldpostJournal::NONE) {
-        answer(before, before == FieldpostJournal::OK ? F(" ok ") : F(" err "));
-        recall(before);
-        return;
-    }
-    if (journal) journal->begin(id);
-    handler(name, args);
-    if (outcome == FieldpostJournal::NONE) err(F("not known"));
-    if (journal) journal->end(id, outcome);
-}
-
-void Fieldpost::recall(FieldpostJournal::State state) {
-    switch (state) {
-    case FieldpostJournal::NONE: print(F("none")); break;
-    case FieldpostJournal::BEGUN: print(F("begun")); break;
-    case FieldpostJournal::OK: print(F("ok")); break;
-    case FieldpostJournal::ERR: print(F("err")); break;
-    }
-}
-
-void Fieldpost::answer(FieldpostJournal::State is, const __FlashStringHelper *words) {
-    outcome = is;
+void Fieldpost::answer(Answer is, const __FlashStringHelper *words) {
+    answered = is;
     print('@');
     print(id);
     print(words);
 }
 
 void Fieldpost::ok() {
-    answer(FieldpostJournal::OK, F(" ok"));
+    answer(OK, F(" ok"));
 }
 
 long Fieldpost::number(const char *args, const char *name, long otherwise) {

@@ -7,17 +7,6 @@
 
 #include <Arduino.h>
 
-// What a board remembers of its last commands over resets: FieldpostMemory.h keeps it in the EEPROM.
-class FieldpostJournal {
-public:
-    enum State : uint8_t { NONE, BEGUN, OK, ERR };
-
-    virtual State state(uint32_t id) = 0;
-    // Before a command is done, and after it.
-    virtual void begin(uint32_t id) = 0;
-    virtual void end(uint32_t id, State outcome) = 0;
-};
-
 class Fieldpost : public Print {
 public:
     // Does what a command says, and calls ok() or err(). A command that gets neither is refused.
@@ -36,9 +25,6 @@ public:
         println(about);
     }
 
-    // From now on a command that comes twice is done once, and the gateway may ask what became of one.
-    void remember(FieldpostJournal &in) { journal = &in; }
-
     // A byte of the present line: print() and println() come here.
     size_t write(uint8_t byte) override;
     using Print::write;
@@ -51,28 +37,32 @@ public:
 
     // In a handler: it is not done, and why.
     template <class Text> void err(Text why) {
-        answer(FieldpostJournal::ERR, F(" err "));
+        answer(ERR, F(" err "));
         print(why);
     }
 
     // In a handler: the value of `on` in "on=1 pin=7", or `otherwise`.
     static long number(const char *args, const char *name, long otherwise);
 
+protected:
+    // What the handler has answered, and to which number.
+    enum Answer : uint8_t { NONE, OK, ERR };
+    Answer answered = NONE;
+    uint32_t id = 0;
+
+    // Does a command. FieldpostOnce does it once.
+    virtual void perform(Handler handler, const char *name, const char *args) { handler(name, args); }
+
 private:
     Stream &stream;
-    FieldpostJournal *journal = nullptr;
     uint32_t lines = 0;
-    uint32_t id = 0;
     uint16_t crc = 0xFFFF;
     bool empty = true;
-    FieldpostJournal::State outcome = FieldpostJournal::NONE;
     uint8_t length = 0;
     char line[LINE_BYTES];
 
     void begin();
     void end();
     void run(Handler handler);
-    void perform(Handler handler, const char *name, const char *args);
-    void recall(FieldpostJournal::State state);
-    void answer(FieldpostJournal::State outcome, const __FlashStringHelper *words);
+    void answer(Answer is, const __FlashStringHelper *words);
 };

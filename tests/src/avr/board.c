@@ -9,6 +9,7 @@
  *     unplug   in mid-line               sent LINE      its last byte is in the port, which loses nothing
  *     plug                               lost LINE      a byte of it went nowhere
  *     reset    in mid-line               unplugged, plugged, reset, stopped
+ *     press    reset at once
  *     stop     between two lines
  *
  * It has a power supply of its own, and goes on while it is unplugged. What it measures at A0 and A1
@@ -163,16 +164,20 @@ static int is_drained(void) {
     return poll(&unread, 1, 0) == 0;
 }
 
+static void reset(void) {
+    torn |= length > 0;
+    avr_reset(board);
+    uart_takes = 1;
+    tell("reset");
+}
+
 static void obey(void) {
     int in_mid_line = length >= MID_LINE_BYTES && !torn;
     if (ordered == STOP ? length > 0 : master < 0 || !in_mid_line || !is_drained()) return;
     if (ordered == UNPLUG) {
         unplug();
     } else if (ordered == RESET) {
-        torn = 1;
-        avr_reset(board);
-        uart_takes = 1;
-        tell("reset");
+        reset();
     } else {
         stopped = 1;
         tell("stopped");
@@ -190,6 +195,8 @@ static void take_order(const char *order) {
         ordered = UNPLUG;
     } else if (strcmp(order, "reset") == 0) {
         ordered = RESET;
+    } else if (strcmp(order, "press") == 0) {
+        reset();
     } else if (strcmp(order, "stop") == 0) {
         ordered = STOP;
     } else if (strcmp(order, "plug") == 0 && master < 0) {

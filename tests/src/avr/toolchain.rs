@@ -194,7 +194,8 @@ fn compiler(target: Target) -> Command {
     let mut gcc = Command::new("avr-gcc");
     gcc.args(FLAGS).args(target.flags());
     let variant = format!("variants/{}", target.variant());
-    for folder in ["cores/arduino", &variant, "libraries/SoftwareSerial/src"] {
+    let libraries = ["libraries/SoftwareSerial/src", "libraries/EEPROM/src"];
+    for folder in ["cores/arduino", &variant].into_iter().chain(libraries) {
         gcc.arg("-I").arg(Path::new(CORE).join(folder));
     }
     gcc.arg("-I").arg(library().join("src"));

@@ -1,6 +1,6 @@
-// Remembers the last commands in the EEPROM of an AVR board.
+// A Fieldpost that remembers its last commands in the EEPROM of an AVR board.
 //
-//     FieldpostMemory memory;                  // in setup(): gateway.remember(memory);
+//     FieldpostOnce gateway(Serial);          // instead of Fieldpost gateway(Serial);
 //
 // Each command is written down before it is done and after it. So one that comes twice is done once, also
 // when the board was reset in between, and the gateway, which asks after a crash, learns what became of it.
@@ -10,24 +10,57 @@
 
 #include "Fieldpost.h"
 
-class FieldpostMemory : public FieldpostJournal {
+class FieldpostOnce : public Fieldpost {
 public:
     // A cell of the EEPROM bears 100,000 writes: with 8 slots in turn 400,000 commands or more.
     static const uint8_t SLOTS = 8;
     static const uint8_t BYTES = SLOTS * 7;
 
-    // From this address on BYTES are used.
-    explicit FieldpostMemory(int address = 0) : address(address) {}
+    // From this address on BYTES of the EEPROM are used.
+    explicit FieldpostOnce(Stream &stream, int address = 0) : Fieldpost(stream), address(address) {}
 
-    State state(uint32_t id) override {
-        uint8_t slot = find(id);
-        if (slot == SLOTS) return NONE;
-        uint8_t state = EEPROM.read(at(slot) + 5);
-        // Whatever else stands there was cut off while it was written.
-        return state == OK ? OK : state == ERR ? ERR : BEGUN;
+protected:
+    void perform(Handler handler, const char *name, const char *args) override {
+        // >0 last no=42: what became of an earlier one.
+        bool asked = strcmp(name, "last") == 0;
+        uint8_t state = stateOf(asked ? number(args, "no", 0) : id);
+        if (!asked && state == UNKNOWN) {
+            begin();
+            handler(name, args);
+            if (answered == NONE) err(F("not known"));
+            EEPROM.update(at(find(id)) + 5, answered == OK ? DONE : FAILED);
+        } else if (asked || state == DONE) {
+            ok();
+            print(' ');
+            tell(state);
+        } else {
+            err(F("came before: "));
+            tell(state);
+        }
     }
 
-    void begin(uint32_t id) override {
+private:
+    enum State : uint8_t { UNKNOWN, BEGUN, DONE, FAILED };
+
+    // A slot: id (4), turn, state, check of id and turn.
+    int address;
+
+    void tell(uint8_t state) {
+        if (state == UNKNOWN) print(F("none"));
+        if (state == BEGUN) print(F("begun"));
+        if (state == DONE) print(F("ok"));
+        if (state == FAILED) print(F("err"));
+    }
+
+    uint8_t stateOf(uint32_t id) {
+        uint8_t slot = find(id);
+        if (slot == SLOTS) return UNKNOWN;
+        uint8_t state = EEPROM.read(at(slot) + 5);
+        // Whatever else stands there was cut off while it was written.
+        return state == DONE || state == FAILED ? state : (uint8_t)BEGUN;
+    }
+
+    void begin() {
         uint8_t newest = 0, turn = 0;
         bool any = false;
         for (uint8_t slot = 0; slot < SLOTS; slot++) {
@@ -47,15 +80,6 @@ public:
         EEPROM.update(at(slot) + 5, BEGUN);
         EEPROM.update(at(slot) + 6, check(slot));
     }
-
-    void end(uint32_t id, State outcome) override {
-        uint8_t slot = find(id);
-        if (slot < SLOTS) EEPROM.update(at(slot) + 5, outcome);
-    }
-
-private:
-    // A slot: id (4), turn, state, check of id and turn.
-    int address;
 
     int at(uint8_t slot) { return address + 7 * slot; }
 
