@@ -8,6 +8,7 @@ mod broker;
 mod commands;
 mod health;
 mod publish;
+mod resend;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::rules::Rules;
 use crate::serial::{Counters, PortConfig, PortEvent, Releaser};
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
+use resend::Resend;
 
 /// How often health, live values and heartbeat are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -125,6 +127,8 @@ pub(crate) struct Driver {
     pub(crate) releasers: Vec<Releaser>,
     /// Until when more is logged than at the start.
     pub(crate) log_until: Option<Duration>,
+    /// Readings that are published once more.
+    pub(crate) resend: Option<Resend>,
     /// A command asks to start again.
     pub(crate) restart: bool,
 }
@@ -173,6 +177,7 @@ impl Driver {
         self.handle_notices().await?;
         self.serve_commands().await?;
         self.send_all().await?;
+        self.go_on_resending().await?;
         self.tell_alerts();
         Ok(())
     }

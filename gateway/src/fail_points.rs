@@ -78,6 +78,8 @@ pub const POINTS: &[&str] = &[
     "send.live.after",
     "send.live_alert.before",
     "send.live_alert.after",
+    "send.again.before",
+    "send.again.after",
     "send.live_command_ack.before",
     "send.live_command_ack.after",
     "send.offline.before",

@@ -171,6 +171,7 @@ pub async fn run(
         desk,
         releasers,
         log_until: None,
+        resend: None,
         restart: false,
         config: config.clone(),
     };

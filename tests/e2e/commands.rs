@@ -1,8 +1,8 @@
 //! Commands that a person publishes: what the board has done, and what storage was told.
 
 use fieldpost_demo::judge::read_only;
-use fieldpost_demo::world::DEVICE;
-use fieldpost_protocol::LiveCommandAck;
+use fieldpost_demo::world::{DEVICE, Settings};
+use fieldpost_protocol::{Envelope, LiveCommandAck};
 use fieldpost_tests::broker::Broker;
 use fieldpost_tests::client::{Client, options};
 use fieldpost_tests::on_each_broker;
@@ -17,6 +17,8 @@ on_each_broker! {
     what_a_broker_has_kept_never_runs,
     a_command_without_an_id_is_left_to_the_bridge,
     what_the_gateway_does_itself_is_answered_too,
+    readings_are_published_once_more_and_stored_no_second_time,
+    a_gateway_starts_again_on_request_and_says_so_itself,
     a_board_that_gives_no_answer_has_timed_out_and_the_next_command_runs,
     a_gateway_that_is_killed_before_the_answer_says_that_nobody_knows,
 }
@@ -29,12 +31,19 @@ struct Bench {
 
 impl Bench {
     fn new(broker: Broker) -> anyhow::Result<Bench> {
-        let mut rig = Rig::on(broker, settings())?;
+        Bench::with(broker, settings())
+    }
+
+    fn with(broker: Broker, settings: Settings) -> anyhow::Result<Bench> {
+        let mut rig = Rig::on(broker, settings)?;
         rig.start(20.0)?;
         rig.wait_stored(5)?;
         let certs = rig.world.dir().join("certs");
         let port = rig.world.broker_address().port();
-        let subscriptions = vec![format!("devices/{DEVICE}/live/command_acks")];
+        let subscriptions = vec![
+            format!("devices/{DEVICE}/live/command_acks"),
+            format!("devices/{DEVICE}/sensor_data"),
+        ];
         let person = fieldpost_mqtt::Options { subscriptions, ..options(&certs, "operator", port) };
         Ok(Bench { rig, person: Client::connect(person)? })
     }
@@ -71,7 +80,8 @@ impl Bench {
     /// What was seen on `live/command_acks`.
     fn seen(&self) -> anyhow::Result<Vec<LiveCommandAck>> {
         let received = self.person.received();
-        received.iter().map(|it| Ok(LiveCommandAck::from_json(&it.payload)?)).collect()
+        let live = received.iter().filter(|it| it.topic.ends_with("command_acks"));
+        live.map(|it| Ok(LiveCommandAck::from_json(&it.payload)?)).collect()
     }
 
     fn wait_seen(&self, said: &str) -> anyhow::Result<LiveCommandAck> {
@@ -238,6 +248,60 @@ fn what_the_gateway_does_itself_is_answered_too(broker: Broker) -> anyhow::Resul
     bench.publish(r#"{"id":"r3","name":"sync.resume"}"#)?;
     bench.wait("r3", "succeeded")?;
     bench.rig.wait_stored(sent + 40)?;
+    bench.end()
+}
+
+fn a_gateway_starts_again_on_request_and_says_so_itself(broker: Broker) -> anyhow::Result<()> {
+    let mut allowing = settings();
+    allowing.gateway.push(("commands", "allow = [\"restart\"]".to_owned()));
+    let mut bench = Bench::with(broker, allowing)?;
+    let (pid, epoch) = (bench.rig.status()?["pid"].clone(), bench.rig.status()?["epoch"].clone());
+    bench.publish(r#"{"id":"r1","name":"restart"}"#)?;
+    let (detail, _) = bench.wait("r1", "succeeded")?;
+    assert!(detail.contains("has started again"), "{detail}");
+    wait_until("the new epoch in the status file", SOON, || {
+        let status = bench.rig.status()?;
+        Ok(status["epoch"] != epoch && status["broker"] == "in sync")
+    })?;
+    assert_eq!(bench.rig.status()?["pid"], pid, "for whoever supervises it nothing has happened");
+    bench.end()
+}
+
+fn readings_are_published_once_more_and_stored_no_second_time(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut bench = Bench::new(broker)?;
+    let epoch = bench.rig.status()?["epoch"].as_str().expect("an epoch").to_owned();
+    bench.rig.wait_stored(100)?;
+    let rows = |bench: &Bench, from: usize| -> anyhow::Result<Vec<(u64, u64)>> {
+        let received = bench.person.received().into_iter().skip(from);
+        let batches = received.filter(|it| it.topic.ends_with("sensor_data"));
+        let envelopes = batches.map(|it| Envelope::decode(&it.payload));
+        Ok(envelopes.map(|it| it.map(|it| (it.first, it.end()))).collect::<Result<_, _>>()?)
+    };
+    for (id, args, said) in [
+        ("x1", "", "write since"),
+        ("x2", r#""since":5,"until":4"#, "since = 5 is after until = 4"),
+        ("x3", r#""epoch":"5e","from":1"#, "32 hexadecimal digits"),
+    ] {
+        bench.publish(&format!(r#"{{"id":"{id}","name":"resend","args":{{{args}}}}}"#))?;
+        let (detail, _) = bench.wait(id, "rejected")?;
+        assert!(detail.contains(said), "{id}: {detail}");
+    }
+    for (id, args) in [
+        ("y1", r#""since":0"#.to_owned()),
+        ("y2", format!(r#""epoch":"{epoch}","from":1,"to":100"#)),
+    ] {
+        let before = bench.person.received().len();
+        bench.publish(&format!(r#"{{"id":"{id}","name":"resend","args":{{{args}}}}}"#))?;
+        let (_, result) = bench.wait(id, "succeeded")?;
+        let result: serde_json::Value = serde_json::from_str(&result)?;
+        assert!(result["readings"].as_u64() >= Some(100), "{result}");
+        wait_until("rows 1 to 100 once more", SOON, || {
+            let again = rows(&bench, before)?;
+            Ok((1..=100).all(|row| again.iter().any(|(first, end)| (*first..=*end).contains(&row))))
+        })?;
+    }
     bench.end()
 }
 

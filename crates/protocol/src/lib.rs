@@ -31,7 +31,9 @@ pub use body::{BodyError, decode_readings, encode_readings, encode_runs};
 pub use cbor::{DecodeError, version_of};
 pub use command::{Command, id_of};
 pub use envelope::{Clock, Envelope, EnvelopeError};
-pub use event::{AlertState, CommandOutcome, Event, EventKind, OutcomeError, Severity, SeverityError};
+pub use event::{
+    AlertState, CommandOutcome, Event, EventKind, OutcomeError, Severity, SeverityError,
+};
 pub use id::{
     Content, Epoch, Gen, IdError, Instance, Nonce, Seq, StoreId, Stream, StreamError, StreamKey,
 };

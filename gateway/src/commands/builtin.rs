@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use fieldpost_protocol::SEQ_MAX;
+
 use super::allowed::{Arg, Kind};
 use crate::words::words;
 
@@ -66,6 +68,7 @@ impl Builtin {
         let must = |kind| Arg { kind, optional: false };
         let may = |kind| Arg { kind, optional: true };
         let unix_ms = || Kind::Int(0, i64::MAX);
+        let seq = || Kind::Int(1, SEQ_MAX as i64);
         let args = match self {
             Builtin::Ping
             | Builtin::SyncNow
@@ -73,7 +76,13 @@ impl Builtin {
             | Builtin::ConfigReload
             | Builtin::Restart => Vec::new(),
             Builtin::SyncPause => vec![("time", may(TIME))],
-            Builtin::Resend => vec![("since", must(unix_ms())), ("until", may(unix_ms()))],
+            Builtin::Resend => vec![
+                ("since", may(unix_ms())),
+                ("until", may(unix_ms())),
+                ("epoch", may(Kind::Text(32))),
+                ("from", may(seq())),
+                ("to", may(seq())),
+            ],
             Builtin::SerialReopen => vec![("port", must(PORT))],
             Builtin::SerialRelease => vec![("port", must(PORT)), ("time", may(TIME))],
             Builtin::LogLevel => {

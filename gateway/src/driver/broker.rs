@@ -57,7 +57,7 @@ impl Driver {
             SessionEvent::Message(delivery) => {
                 self.handle_message(&delivery.topic, &delivery.payload, delivery.retain);
             }
-            SessionEvent::Puback { .. } => {}
+            SessionEvent::Puback { token, .. } => self.handle_puback(token),
         }
         Ok(())
     }
@@ -94,6 +94,7 @@ impl Driver {
         }
         self.broker.last_error = Some(error);
         self.connection = None;
+        self.rewind_resend();
         self.engine.handle_disconnected();
     }
 

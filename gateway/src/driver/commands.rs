@@ -110,6 +110,12 @@ impl Driver {
         }
         let allowed = self.desk.allowed().clone();
         let Some(Callee::Gateway(builtin)) = allowed.callee(&command.name) else { return Ok(()) };
+        if builtin == Builtin::Resend {
+            let begun = self.begin_resend(id.clone(), &command.args).await?;
+            let Err(why) = begun else { return Ok(()) };
+            let ending = Ending::because(CommandOutcome::Rejected, why);
+            return self.handle_done(Done::by_gateway(id, ending)).await;
+        }
         match self.do_builtin(builtin, &command.args) {
             Some(ending) => self.handle_done(Done::by_gateway(id, ending)).await,
             // Its outcome is told by the next start.

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use fieldpost_fail_point::point;
 use fieldpost_mqtt::{Message, PublishError, Qos, Token};
-use fieldpost_protocol::{DeviceStatus, Envelope, Live, Seq, Stream, StreamKey, Topic, VERSION};
+use fieldpost_protocol::{
+    Clock, DeviceStatus, Envelope, Live, Seq, Stream, StreamKey, Topic, VERSION,
+};
 
 use super::Driver;
 use crate::clock;
 use crate::engine::Send;
-use crate::outbox::{Gone, Outbox};
+use crate::outbox::{Batch, Gone, Outbox};
 
 impl Driver {
     /// Sends what the engine asks for, until it asks for nothing or the connection is full.
@@ -54,23 +56,10 @@ impl Driver {
             self.engine.handle_unreadable(clock::boottime(), key);
             return Ok(());
         };
-        let envelope = Envelope {
-            v: VERSION,
-            dev: self.device.clone(),
-            epoch: key.epoch,
-            stream: key.stream,
-            first: batch.first,
-            n: batch.n,
-            // The engine's may be beyond: it steps over holes.
-            floor: self.engine.floor_of(key).map_or(batch.floor, |floor| floor.max(batch.floor)),
-            last: batch.last,
-            base,
-            clock,
-            body: batch.body,
-        };
-        let payload = envelope.encode();
+        let (first, n, command_ack) = (batch.first, batch.n, batch.command_ack);
+        let payload = self.envelope(batch, (base, clock)).encode();
         let bytes = payload.len();
-        let topic = Topic::batch(&self.device, key.stream, batch.command_ack);
+        let topic = Topic::batch(&self.device, key.stream, command_ack);
         // What the connection did not take counts as sent all the same: the resend timer
         // is the one way in which anything is sent again.
         match key.stream {
@@ -82,8 +71,29 @@ impl Driver {
             Stream::Readings => point!("send.readings.after"),
             Stream::Events => point!("send.event.after"),
         }
-        self.engine.handle_sent(clock::boottime(), key, batch.first, batch.n, bytes);
+        self.engine.handle_sent(clock::boottime(), key, first, n, bytes);
         Ok(())
+    }
+
+    /// A batch as it leaves.
+    pub(super) fn envelope(&self, batch: Batch, (base, clock): (i64, Clock)) -> Envelope {
+        let Batch { key, first, n, floor, last, body, .. } = batch;
+        // The engine's may be beyond: it steps over holes.
+        let floor = self.engine.floor_of(key).map_or(floor, |its| its.max(floor));
+        let (v, dev) = (VERSION, self.device.clone());
+        Envelope {
+            v,
+            dev,
+            epoch: key.epoch,
+            stream: key.stream,
+            first,
+            n,
+            floor,
+            last,
+            base,
+            clock,
+            body,
+        }
     }
 
     /// Hands a message to the connection. One that it does not take is lost, here and

@@ -1,7 +1,8 @@
 //! Reading batches: a whole segment as it is, or a run of rows.
 
 use fieldpost_protocol::{
-    BATCH_READINGS_MAX, Clock, Event, Reading, Seq, Stream, StreamKey, decode_readings, encode_runs,
+    BATCH_READINGS_MAX, Clock, Epoch, Event, Reading, Seq, Stream, StreamKey, decode_readings,
+    encode_runs,
 };
 use rusqlite::{OptionalExtension, params};
 
@@ -65,6 +66,37 @@ impl Outbox {
             command_ack,
             body,
         }))
+    }
+
+    /// Readings that are held from one moment to another, in Unix milliseconds, by whole segments: at
+    /// least those, and of epochs that have a time.
+    pub fn spans_between(
+        &self,
+        since_ms: i64,
+        until_ms: i64,
+    ) -> rusqlite::Result<Vec<(StreamKey, Seq, Seq)>> {
+        let mut statement = self.conn.prepare(
+            "SELECT epoch.epoch, first, last FROM (
+                 SELECT epoch, first, last, t0, t1 FROM segment
+                 UNION ALL SELECT epoch, min(seq), max(seq), min(t), max(t) FROM tail GROUP BY epoch
+             ) AS held JOIN epoch ON epoch.id = held.epoch
+             WHERE base + t1 >= ?1 AND base + t0 <= ?2 ORDER BY epoch.id, first",
+        )?;
+        let rows = statement.query_map([since_ms, until_ms], |row| {
+            let key = StreamKey { epoch: Epoch(row.get(0)?), stream: Stream::Readings };
+            Ok((key, row.get::<_, i64>(1)? as Seq, row.get::<_, i64>(2)? as Seq))
+        })?;
+        rows.collect()
+    }
+
+    /// What is held of these rows.
+    pub fn span_within(
+        &self,
+        (key, from, to): (StreamKey, Seq, Seq),
+    ) -> rusqlite::Result<Option<(StreamKey, Seq, Seq)>> {
+        let row = self.streams.values().find(|row| row.key == key);
+        let held = row.map(|row| (key, from.max(row.floor), to.min(row.last)));
+        Ok(held.filter(|(_, from, to)| from <= to))
     }
 
     fn base_of(&self, epoch_id: i64) -> rusqlite::Result<Option<(i64, Clock)>> {
