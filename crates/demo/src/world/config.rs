@@ -37,6 +37,7 @@ impl World {
             }
             sections.push(("broker", broker));
         }
+        sections.push(("commands", String::new()));
         let mut text = joined(sections, &self.settings.gateway)?;
         let (port, baud) = (self.port(), self.settings.baud);
         let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
