@@ -4,6 +4,7 @@
 //! outbox file holds then, read from outside, has to be in storage once the programs run again.
 
 mod bridge;
+mod commands;
 mod crash;
 mod damaged;
 mod gateway;

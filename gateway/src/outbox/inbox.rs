@@ -256,7 +256,6 @@ impl Outbox {
 
     /// Forgets what is older than 30 days and known to storage; dates what had no time.
     pub fn forget_commands(&mut self, unix_ms: i64) -> rusqlite::Result<()> {
-        point!("outbox.inbox.before_forget");
         let transaction = self.conn.unchecked_transaction()?;
         for (table, done) in [("command", "outcome IS NOT NULL"), ("stale", "TRUE")] {
             // A time to come is one of a clock that was wrong.
@@ -280,6 +279,7 @@ impl Outbox {
                 }
             }
         }
+        point!("outbox.inbox.before_forget");
         transaction.commit()?;
         point!("outbox.inbox.after_forget");
         Ok(())

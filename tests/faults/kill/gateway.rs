@@ -23,6 +23,7 @@ pub(super) const OPENING: &[Step] = &[
 /// What happens to the file while it runs and when it ends.
 pub(super) const RUNNING: &[Step] = &[
     ("outbox.suspect.before_remove", Runs(1)),
+    ("outbox.open.before_tables", Runs(1)),
     ("outbox.suspect.after_remove", Runs(1)),
     ("outbox.settle_clocks.before_commit", Runs(1)),
     ("outbox.settle_clocks.after_commit", Runs(1)),
