@@ -15,6 +15,7 @@
 
 mod alarms;
 mod alive;
+mod commands;
 mod queue;
 mod storage;
 
@@ -28,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
-use crate::ingest::{Answer, Incoming};
+use crate::ingest::{Answer, Incoming, Receipt};
 use crate::outbound::Outbound;
 use crate::store::StoreError;
 use alarms::AlarmLog;
@@ -45,6 +46,8 @@ pub(crate) const COMMIT_WITHIN: Duration = Duration::from_secs(10);
 const HELD_MAX: usize = 16_384;
 /// How often it is looked whether messages have waited too long.
 const TICK: Duration = Duration::from_millis(500);
+/// How often storage is asked for commands that are due, in ticks.
+const LOOK_TICKS: u32 = 2;
 
 /// Which of the connections; as a number, its place in [`Driver::links`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +136,7 @@ pub(crate) struct Driver {
     outbound: Outbound,
     alarms: AlarmLog,
     alive: Alive,
+    ticks: u32,
 }
 
 impl Driver {
@@ -162,6 +166,7 @@ impl Driver {
             outbound: Outbound::default(),
             alarms: AlarmLog::default(),
             alive,
+            ticks: 0,
         }
     }
 
@@ -195,6 +200,7 @@ impl Driver {
                     self.forget_late();
                     self.withdraw();
                     self.announce();
+                    self.look();
                     self.tell_alive();
                 }
             }
@@ -251,7 +257,8 @@ impl Driver {
         let id = JobId(self.last_job);
         let topic = self.topics.parse(&delivery.topic);
         if let Some(topic) = topic {
-            let message = Incoming { topic, payload, retained: delivery.retain };
+            let receipt = self.receipt(&topic);
+            let message = Incoming { topic, payload, retained: delivery.retain, receipt };
             if !self.storage.queue.push(Job { id, message }) {
                 // Not taken, and pubacked only when its time is over: that slows the broker.
                 self.alarms.say(
@@ -357,15 +364,20 @@ impl Driver {
                     (Topic::State(device.clone()), state.encode())
                 }
                 Answer::SyncAcks(device, acks) => (Topic::SyncAcks(device.clone()), acks.encode()),
+                Answer::Command(device, command) => {
+                    (Topic::Commands(device.clone()), command.encode())
+                }
             };
             match &answer {
                 Answer::State(..) => point!("send.state.before"),
                 Answer::SyncAcks(..) => point!("send.sync_acks.before"),
+                Answer::Command(..) => point!("send.command.before"),
             }
             let sent = self.publish(&topic, payload, false);
             match &answer {
                 Answer::State(..) => point!("send.state.after"),
                 Answer::SyncAcks(..) => point!("send.sync_acks.after"),
+                Answer::Command(..) => point!("send.command.after"),
             }
             match sent {
                 Sent::Taken => self.outbound.taken(&answer),

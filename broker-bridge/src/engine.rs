@@ -19,8 +19,8 @@ pub use commands::{
     Origin, REPEAT_FIRST_MS, REPEAT_MAX_MS,
 };
 pub use hello::{HelloPlan, HelloRow, SUPERSEDED_MS, Staged};
-pub(crate) use poison::clean;
 pub use poison::{Content, Poison, TIME_MAX_MS, TIME_MIN_MS, judge_event, judge_readings};
+pub(crate) use poison::{check_metrics, clean};
 
 use fieldpost_protocol::Seq;
 

@@ -6,18 +6,23 @@
 //!                                                   which are durable  -> the driver PUBACKs
 //! ```
 //!
+//! Commands go out the same way: with the hello of their device, and [`issue_due`] later again.
+//!
 //! A transaction that fails because of its content is taken apart, message by message; the
 //! one that storage refuses even alone becomes a dead letter. One that fails because the
 //! storage cannot be used leaves its messages uncommitted: the caller tries again.
 
+mod commands;
 mod parse;
 mod work;
 
 use fieldpost_fail_point::point;
-use fieldpost_protocol::{DeviceId, State, SyncAcks, Topic};
+use fieldpost_protocol::{Command, DeviceId, Instance, State, SyncAcks, Topic};
 
 use crate::engine::Engine;
 use crate::store::{Alarm, Identity, Store, StoreError, Txn};
+pub use commands::{ISSUED_AT_ONCE_MAX, issue_due};
+pub(crate) use commands::take_ack;
 use parse::Work;
 use work::Round;
 
@@ -34,16 +39,37 @@ pub struct Incoming {
     pub payload: Vec<u8>,
     /// The broker had kept it: nobody can say how old it is.
     pub retained: bool,
+    /// Who has received it. Of a command only.
+    pub receipt: Receipt,
+}
+
+/// One message as one bridge has received it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Which bridge.
+    pub by: Instance,
+    /// Random bytes, made when it came: a command without an id gets its own from them, the same one
+    /// however often its transaction is tried.
+    pub id: [u8; 16],
+}
+
+impl Default for Receipt {
+    /// Of a message that is no command.
+    fn default() -> Self {
+        Receipt { by: Instance([0; 16]), id: [0; 16] }
+    }
 }
 
 /// What goes to a device, after the commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// Rows are committed.
     SyncAcks(DeviceId, SyncAcks),
     /// Answers a page of a hello. `time` is that of the transaction; who publishes it later
     /// sets it anew.
     State(DeviceId, State),
+    /// A command; its target stands in the ledger. With QoS 1, never retained.
+    Command(DeviceId, Command),
 }
 
 /// What became of some messages.

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use fieldpost_protocol::{Ack, DeviceId, SYNC_ACKS_MAX, State, StreamKey, SyncAcks, VERSION};
+use fieldpost_protocol::{
+    Ack, Command, DeviceId, SYNC_ACKS_MAX, State, StreamKey, SyncAcks, VERSION,
+};
 
 use crate::ingest::Answer;
 use crate::store::Identity;
@@ -18,6 +20,10 @@ const DEVICE_STATES_MAX: usize = 256;
 /// dropped: its gateway sends again, and is answered again.
 const STREAMS_MAX: usize = 65_536;
 const DEVICE_STREAMS_MAX: usize = 4_096;
+/// Commands that wait, of all devices and of one: as many as one hello issues. At the bound a new one
+/// is dropped: the ledger has when it is to be published again.
+const COMMANDS_MAX: usize = 4_096;
+const DEVICE_COMMANDS_MAX: usize = 64;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,6 +34,7 @@ pub struct Outbound {
     turns: VecDeque<DeviceId>,
     states: usize,
     streams: usize,
+    commands: usize,
     identity: Option<Identity>,
 }
 
@@ -35,6 +42,7 @@ pub struct Outbound {
 #[derive(Debug, Default)]
 struct Waiting {
     states: VecDeque<State>,
+    commands: VecDeque<Command>,
     acks: BTreeMap<StreamKey, Ack>,
 }
 
@@ -52,16 +60,20 @@ impl Outbound {
                     self.ack(&device, ack);
                 }
             }
+            Answer::Command(device, command) => self.command(&device, command),
         }
     }
 
     /// The next message, of the device whose turn it is: its states first, since it waits for
-    /// one before it sends.
+    /// one before it sends; then its commands, of which somebody may wait for the answer.
     pub fn next(&self) -> Option<Answer> {
         let device = self.turns.front()?;
         let waiting = self.devices.get(device)?;
         if let Some(state) = waiting.states.front() {
             return Some(Answer::State(device.clone(), state.clone()));
+        }
+        if let Some(command) = waiting.commands.front() {
+            return Some(Answer::Command(device.clone(), command.clone()));
         }
         let Identity { store, r#gen } = self.identity?;
         let acks = waiting.acks.values().take(SYNC_ACKS_MAX).copied().collect();
@@ -76,13 +88,16 @@ impl Outbound {
             Answer::State(..) => {
                 self.states -= usize::from(waiting.states.pop_front().is_some());
             }
+            Answer::Command(..) => {
+                self.commands -= usize::from(waiting.commands.pop_front().is_some());
+            }
             Answer::SyncAcks(_, acks) => {
                 for ack in &acks.acks {
                     self.streams -= usize::from(waiting.acks.remove(&ack.key).is_some());
                 }
             }
         }
-        if waiting.states.is_empty() && waiting.acks.is_empty() {
+        if waiting.is_empty() {
             self.devices.remove(&device);
         } else {
             self.turns.push_back(device);
@@ -117,6 +132,14 @@ impl Outbound {
         }
     }
 
+    fn command(&mut self, device: &DeviceId, command: Command) {
+        let of_device = self.devices.get(device).map_or(0, |waiting| waiting.commands.len());
+        if self.commands < COMMANDS_MAX && of_device < DEVICE_COMMANDS_MAX {
+            self.waiting(device).commands.push_back(command);
+            self.commands += 1;
+        }
+    }
+
     fn ack(&mut self, device: &DeviceId, ack: Ack) {
         let full = self.streams >= STREAMS_MAX;
         if let Some(known) = self.devices.get_mut(device) {
@@ -141,6 +164,12 @@ impl Outbound {
             self.turns.push_back(device.clone());
         }
         self.devices.entry(device.clone()).or_default()
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.states.is_empty() && self.commands.is_empty() && self.acks.is_empty()
     }
 }
 
@@ -223,7 +252,9 @@ mod tests {
             let answer = outbound.next().unwrap();
             outbound.taken(&answer);
             served.push(match answer {
-                Answer::State(device, _) | Answer::SyncAcks(device, _) => device.to_string(),
+                Answer::State(device, _)
+                | Answer::SyncAcks(device, _)
+                | Answer::Command(device, _) => device.to_string(),
             });
         }
         assert_eq!(served[..3], ["a-flood", "b", "c"]);
@@ -232,5 +263,43 @@ mod tests {
             outbound.taken(&answer);
         }
         assert_eq!((outbound.states, outbound.streams, outbound.devices.len()), (0, 0, 0));
+    }
+
+    fn command(device: &str, id: &str) -> Answer {
+        let json = format!(r#"{{"id":"{id}","name":"led"}}"#);
+        Answer::Command(device.parse().unwrap(), Command::decode(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn commands_wait_behind_the_state_of_their_device_and_not_for_another_s() {
+        let mut outbound = Outbound::default();
+        outbound.push(acks_of("b", 1, 0..1, 1, 2));
+        for no in 0..100 {
+            outbound.push(command("b", &format!("c{no}")));
+        }
+        outbound.push(state_of("b", 1));
+        outbound.push(command("c", "other"));
+        let mut told = Vec::new();
+        while let Some(answer) = outbound.next() {
+            outbound.taken(&answer);
+            told.push(match answer {
+                Answer::State(..) => "state".to_owned(),
+                Answer::SyncAcks(..) => "acks".to_owned(),
+                Answer::Command(_, command) => command.id.unwrap().to_string(),
+            });
+        }
+        assert_eq!(told[..4], ["state", "other", "c0", "c1"]);
+        assert_eq!((told.len(), told.last().unwrap().as_str()), (67, "acks"));
+        assert_eq!((outbound.commands, outbound.devices.len()), (0, 0));
+    }
+
+    #[test]
+    fn no_command_of_an_earlier_incarnation_goes_out() {
+        let mut outbound = Outbound::default();
+        outbound.push(acks(1, 0..1, 1, 20));
+        outbound.push(command("pi-1", "c1"));
+        outbound.push(acks(2, 0..1, 1, 3));
+        assert_eq!(drain(&mut outbound), [[(1, 3)]]);
+        assert_eq!(outbound.commands, 0);
     }
 }

@@ -62,8 +62,8 @@ async fn run_told(
     let (readings, readings_events) = start(Role::Readings)?;
     let (events, events_events) = start(Role::Events)?;
     let (out, out_events) = start(Role::Out)?;
-    let storage =
-        StorageThread::start(store, commit_within).context("starting the storage thread")?;
+    let storage = StorageThread::start(store, instance, commit_within)
+        .context("starting the storage thread")?;
     let topics = config.broker.topics.clone();
     let sessions = [readings, events, out];
     let alive = Alive::new(service);

@@ -9,14 +9,17 @@
 //! against other bridges and returns its coverage. Callers go through streams in the order
 //! of (device, key), so that two bridges never wait for each other in a circle.
 
+pub mod ledger;
 pub mod sqlite;
 
 use fieldpost_protocol::{
-    Clock, DeviceId, Epoch, Event, Gen, HelloStream, Meta, Reading, Seq, StoreId, StreamKey,
+    Clock, DeviceId, Epoch, Event, Gen, HelloStream, Instance, Meta, Reading, Seq, StoreId,
+    StreamKey,
 };
 
 use crate::coverage::Run;
 use crate::engine::{HelloRow, StreamRow};
+pub use ledger::{Ledger, LedgerRow};
 
 /// Dead letters that one device may leave open: with bodies of at most 96 KiB, 96 MB.
 ///
@@ -151,10 +154,14 @@ pub trait Store {
 
     /// Begins a transaction that will write. Waits for another writer, within bounds.
     fn begin(&mut self) -> Result<Self::Txn<'_>, StoreError>;
+
+    /// Whether this bridge has to look at commands in a transaction: one is due and the lease is its
+    /// own or free, or its lease is about to end. Asked once a second: it locks nobody out.
+    fn is_look_due(&mut self, holder: Instance, now: i64) -> Result<bool, StoreError>;
 }
 
 /// One transaction of a [`Store`].
-pub trait Txn {
+pub trait Txn: Ledger {
     /// Which storage this transaction writes to.
     fn identity(&mut self) -> Result<Identity, StoreError>;
 

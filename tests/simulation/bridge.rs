@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use fieldpost_bridge::engine::Engine;
-use fieldpost_bridge::ingest::{Answer, Incoming, Ingested, ingest};
+use fieldpost_bridge::ingest::{Answer, Incoming, Ingested, Receipt, ingest};
 use fieldpost_bridge::outbound::Outbound;
 use fieldpost_bridge::store::StoreError;
 use fieldpost_protocol::{BridgeStatus, Instance, Topic};
@@ -128,6 +128,7 @@ impl Core {
             let of = match answer {
                 Answer::State(_, state) => state.r#gen,
                 Answer::SyncAcks(_, acks) => acks.r#gen,
+                Answer::Command(..) => continue,
             };
             let is = db.identity.r#gen;
             if of != is {
@@ -275,8 +276,9 @@ impl World {
         let bridge = &mut self.bridges[b];
         bridge.next_job += 1;
         let job = bridge.next_job;
-        let message =
-            Incoming { topic: packet.topic, payload: packet.payload.to_vec(), retained: false };
+        let receipt = Receipt { by: bridge.status.instance, id: self.dice.id() };
+        let (topic, payload) = (packet.topic, packet.payload.to_vec());
+        let message = Incoming { topic, payload, retained: false, receipt };
         bridge.core.borrow_mut().queue.push_back(Job { id: job, message, about: packet.about });
         bridge.held.insert(job, Held { conn, received, settled: false });
         self.plan_transaction(b, self.plan.txn_ms);
@@ -356,6 +358,9 @@ impl World {
                     (Topic::State(device.clone()), state.encode())
                 }
                 Answer::SyncAcks(device, acks) => (Topic::SyncAcks(device.clone()), acks.encode()),
+                Answer::Command(device, command) => {
+                    (Topic::Commands(device.clone()), command.encode())
+                }
             };
             self.publish(conn, topic, payload, About::default());
             self.bridges[b].outbound.taken(&answer);

@@ -5,6 +5,7 @@
 //! A transaction keeps its changes to itself until its commit. Rows that it has locked keep
 //! others out: theirs fail, as after a lock time-out.
 
+mod ledger;
 mod txn;
 
 use std::cell::RefCell;
@@ -14,7 +15,8 @@ use std::rc::Rc;
 use fieldpost_bridge::coverage::{Coverage, Run};
 use fieldpost_bridge::engine::{HelloRow, StreamRow};
 use fieldpost_bridge::store::{DeviceRef, EpochRef, Identity, Store, StoreError};
-use fieldpost_protocol::{DeviceId, Epoch, HelloStream, Seq, StoreId, Stream, StreamKey};
+use fieldpost_protocol::{DeviceId, Epoch, HelloStream, Instance, Seq, StoreId, Stream, StreamKey};
+use ledger::Commands;
 
 use crate::dice::Dice;
 use crate::mutants::Rules;
@@ -42,6 +44,8 @@ pub struct Db {
     streams: BTreeMap<i64, (i64, Stream, StreamRow)>,
     stored: BTreeMap<(StreamKey, Seq), usize>,
     ids: BTreeSet<usize>,
+    commands: Commands,
+    lease: Option<(Instance, i64)>,
     pub dead: u64,
     /// The highest row that any committed message has named: what somebody here has heard of.
     pub heard: BTreeMap<StreamKey, Seq>,
@@ -61,6 +65,8 @@ impl Db {
             streams: BTreeMap::new(),
             stored: BTreeMap::new(),
             ids: BTreeSet::new(),
+            commands: Commands::new(),
+            lease: None,
             dead: 0,
             heard: BTreeMap::new(),
             confused_until: 0,
@@ -116,6 +122,8 @@ enum Lock {
     Device(DeviceId),
     Epoch(i64, Epoch),
     Stream(i64, u8),
+    Commands(i64),
+    Lease,
 }
 
 impl Shared {
@@ -167,6 +175,8 @@ pub struct MemTxn<'s> {
     forgotten: BTreeSet<i64>,
     stored: Vec<(i64, Stream, Seq, usize, i64)>,
     dead: Vec<(i64, Vec<Run>)>,
+    commands: Commands,
+    lease: Option<(Instance, i64)>,
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -193,11 +203,17 @@ impl Store for MemStore {
             forgotten: BTreeSet::new(),
             stored: Vec::new(),
             dead: Vec::new(),
+            commands: Commands::new(),
+            lease: None,
         };
         if self.moods.one_writer {
             txn.lock(Lock::Whole)?;
         }
         Ok(txn)
+    }
+
+    fn is_look_due(&mut self, _holder: Instance, _now: i64) -> Result<bool> {
+        Ok(!self.moods.gone)
     }
 }
 
@@ -318,6 +334,8 @@ impl MemTxn<'_> {
         let trusted = db.identity.store == TRUSTED;
         let mut truth = self.store.truth.borrow_mut();
         db.devices.append(&mut self.devices);
+        db.commands.append(&mut self.commands);
+        db.lease = self.lease.or(db.lease);
         db.epochs.retain(|at, _| !self.forgotten.contains(at));
         db.streams.retain(|_, data| !self.forgotten.contains(&data.0));
         db.epochs.append(&mut self.epochs);

@@ -45,7 +45,7 @@ pub(super) fn execute(storage: &Path, command: Command) -> anyhow::Result<()> {
         Command::List { json } => print::rows(&Query::open(storage)?.dead_letters()?, json),
         Command::Show { id, json } => show(&Query::open(storage)?.dead_letter(id)?, json),
         Command::Retry { id, json } => {
-            let rows = DeadLetters::open(storage)?.retry(id)?;
+            let rows = DeadLetters::open(storage)?.retry(id, clock::now_ms())?;
             done(id, "stored", rows, json)
         }
         Command::Drop { id, json } => {

@@ -24,6 +24,15 @@ pub(crate) struct Job {
     pub(crate) message: Incoming,
 }
 
+/// What the storage thread has to do next.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// In order.
+    pub(crate) jobs: Vec<Job>,
+    /// Whether to look for commands that are due.
+    pub(crate) look: bool,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -36,6 +45,8 @@ struct Inner {
     jobs: VecDeque<Job>,
     bytes: usize,
     closed: bool,
+    /// It is time to look for commands that are due.
+    look: bool,
     /// The storage thread waits for messages.
     idle: bool,
     /// How often it has come by.
@@ -67,22 +78,29 @@ impl Queue {
         }
     }
 
-    /// Waits for messages and takes up to `max`. Empty: the queue is closed.
-    pub(crate) fn take(&self, max: usize) -> Vec<Job> {
+    /// Asks the storage thread to look for commands that are due, once it comes by.
+    pub(crate) fn look(&self) {
+        self.lock().look = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for messages, or for the time to look for commands, and takes up to `max`. `None`: the
+    /// queue is closed.
+    pub(crate) fn take(&self, max: usize) -> Option<Taken> {
         let mut inner = self.lock();
         inner.turns += 1;
-        while inner.jobs.is_empty() && !inner.closed {
+        while inner.jobs.is_empty() && !inner.closed && !inner.look {
             inner.idle = true;
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.idle = false;
         if inner.closed {
-            return Vec::new();
+            return None;
         }
         let count = inner.jobs.len().min(max);
         let jobs: Vec<Job> = inner.jobs.drain(..count).collect();
         inner.bytes -= jobs.iter().map(|job| job.message.payload.len()).sum::<usize>();
-        jobs
+        Some(Taken { jobs, look: std::mem::take(&mut inner.look) })
     }
 
     /// Waits, unless the queue is closed meanwhile.
@@ -105,7 +123,7 @@ impl Queue {
     /// How often the storage thread has come by; `None` while it waits and there is nothing for it.
     pub(crate) fn turns(&self) -> Option<u64> {
         let inner = self.lock();
-        (!inner.idle || !inner.jobs.is_empty()).then_some(inner.turns)
+        (!inner.idle || !inner.jobs.is_empty() || inner.look).then_some(inner.turns)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -123,10 +141,16 @@ mod tests {
     use fieldpost_protocol::Topic;
 
     use super::*;
+    use crate::ingest::Receipt;
 
     fn job(id: u64, bytes: usize) -> Job {
         let topic = Topic::SensorData("pi-1".parse().unwrap());
-        let message = Incoming { topic, payload: vec![0; bytes], retained: false };
+        let message = Incoming {
+            topic,
+            payload: vec![0; bytes],
+            retained: false,
+            receipt: Receipt::default(),
+        };
         Job { id: JobId(id), message }
     }
 
@@ -138,12 +162,19 @@ mod tests {
         queue.forget(JobId(1));
         queue.forget(JobId(1));
         assert!(queue.push(job(3, 2)));
-        assert_eq!(queue.take(9).iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(3)]);
+        let taken = queue.take(9).unwrap();
+        assert_eq!(taken.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(3)]);
+        assert!(!taken.look);
         for id in 0..QUEUE_MESSAGES_MAX as u64 {
             assert!(queue.push(job(id, 0)));
         }
         assert!(!queue.push(job(5000, 0)));
+        queue.look();
+        let taken = queue.take(1).unwrap();
+        assert_eq!((taken.jobs.len(), taken.look), (1, true));
+        assert!(!queue.take(1).unwrap().look);
         queue.close();
-        assert!(queue.take(1).is_empty());
+        queue.look();
+        assert!(queue.take(1).is_none());
     }
 }

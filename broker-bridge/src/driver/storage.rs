@@ -1,16 +1,18 @@
-//! The storage thread: takes what is queued, commits it, reports.
+//! The storage thread: takes what is queued, commits it, reports. Once a second it looks for commands
+//! that are due.
 #![allow(clippy::disallowed_methods, reason = "a driver: it gives the time to the engine")]
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fieldpost_protocol::Instance;
 use tokio::sync::mpsc;
 
-use super::queue::{Job, JobId, Queue};
+use super::queue::{Job, JobId, Queue, Taken};
 use crate::clock;
 use crate::engine::Engine;
-use crate::ingest::{Incoming, Ingested, TRANSACTION_MESSAGES_MAX, ingest};
+use crate::ingest::{Incoming, Ingested, TRANSACTION_MESSAGES_MAX, ingest, issue_due};
 use crate::store::{Store, StoreError};
 
 /// First pause after a storage that cannot be used, and the longest.
@@ -39,15 +41,20 @@ pub(crate) struct StorageThread {
 }
 
 impl StorageThread {
-    /// Starts it. The engine has every guard on.
-    pub(crate) fn start<S>(store: S, commit_within: Duration) -> std::io::Result<Self>
+    /// Starts it, for the bridge of this name. The engine has every guard on.
+    pub(crate) fn start<S>(
+        store: S,
+        instance: Instance,
+        commit_within: Duration,
+    ) -> std::io::Result<Self>
     where
         S: Store + Send + 'static,
     {
         let queue = Arc::new(Queue::default());
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
         let engine = Engine::default();
-        let worker = Worker { store, engine, queue: queue.clone(), sender, commit_within };
+        let worker =
+            Worker { store, engine, instance, queue: queue.clone(), sender, commit_within };
         let thread =
             std::thread::Builder::new().name("storage".into()).spawn(move || worker.run())?;
         Ok(StorageThread { queue, reports, thread: Some(thread) })
@@ -71,6 +78,7 @@ impl Drop for StorageThread {
 struct Worker<S> {
     store: S,
     engine: Engine,
+    instance: Instance,
     queue: Arc<Queue>,
     sender: mpsc::Sender<Report>,
     commit_within: Duration,
@@ -86,13 +94,30 @@ impl<S: Store> Worker<S> {
     fn run(mut self) {
         let mut most = TRANSACTION_MESSAGES_MAX;
         loop {
-            let jobs = self.queue.take(most);
+            let Some(Taken { jobs, look }) = self.queue.take(most) else { return };
+            if look && !self.look() {
+                return;
+            }
             let begun = Instant::now();
-            if jobs.is_empty() || !self.work(jobs) {
+            if jobs.is_empty() {
+                continue;
+            }
+            if !self.work(jobs) {
                 return;
             }
             most = next_most(most, begun.elapsed());
         }
+    }
+
+    /// Issues commands that are due. `false` where nobody listens.
+    fn look(&mut self) -> bool {
+        let now = clock::now_ms();
+        // What is wrong with the storage is said by whatever has to be written to it.
+        if !self.store.is_look_due(self.instance, now).unwrap_or(false) {
+            return true;
+        }
+        let ingested = issue_due(&mut self.store, &self.engine, self.instance, now);
+        self.sender.blocking_send(Report { settled: Vec::new(), ingested }).is_ok()
     }
 
     /// Works on these until each is settled or too old. `false` where nobody listens.

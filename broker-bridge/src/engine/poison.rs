@@ -80,7 +80,8 @@ fn check_time(base: i64, offset_ms: i64) -> Result<(), String> {
     }
 }
 
-fn check_metrics(metrics: &Metrics) -> Result<(), String> {
+/// Values that every storage takes.
+pub(crate) fn check_metrics(metrics: &Metrics) -> Result<(), String> {
     for (name, value) in metrics.iter() {
         match value {
             Value::Float(float) if !float.is_finite() => {

@@ -1,9 +1,9 @@
 //! A message's bytes become work, or an alarm: everything that needs no storage.
 
-use fieldpost_protocol::{DeviceId, DeviceStatus, Envelope, Hello, Meta, Stream, Topic};
+use fieldpost_protocol::{Command, DeviceId, DeviceStatus, Envelope, Hello, Meta, Stream, Topic};
 
-use super::Incoming;
-use crate::engine::{Content, Poison, clean, judge_event, judge_readings};
+use super::{Incoming, Receipt};
+use crate::engine::{Content, Poison, check_metrics, clean, judge_event, judge_readings};
 use crate::store::Alarm;
 
 /// What a message asks for.
@@ -28,8 +28,12 @@ pub(super) enum Work<'m> {
     Meta(DeviceId, Meta, bool),
     /// The configuration that a device reports, JSON.
     Reported(DeviceId, String, bool),
+    /// A command that somebody has published.
+    Command(DeviceId, Box<Command>, Receipt),
     /// Dropped, counted, reported.
     Bad(DeviceId, Alarm),
+    /// The same, and not the word of the device that it is about.
+    BadCommand(Alarm),
     /// Nothing to do.
     Nothing,
 }
@@ -48,7 +52,7 @@ pub(super) struct Batch<'m> {
 }
 
 pub(super) fn parse(message: &Incoming) -> Work<'_> {
-    let Incoming { topic, payload, retained } = message;
+    let Incoming { topic, payload, retained, receipt } = message;
     match topic {
         Topic::SensorData(_) | Topic::Alerts(_) | Topic::CommandAcks(_) | Topic::Hello(_)
             if *retained =>
@@ -69,7 +73,28 @@ pub(super) fn parse(message: &Incoming) -> Work<'_> {
             Ok(json) => Work::Reported(device.clone(), json, *retained),
             Err(why) => bad(device, "config_invalid", why),
         },
+        Topic::Commands(device) => command(device, payload, *retained, *receipt),
         _ => Work::Nothing,
+    }
+}
+
+fn command(device: &DeviceId, payload: &[u8], retained: bool, receipt: Receipt) -> Work<'static> {
+    // That is how a retained message is taken away.
+    if payload.is_empty() {
+        return Work::Nothing;
+    }
+    let bad = |kind, why| {
+        Work::BadCommand(Alarm { kind, about: device.to_string(), message: clean(why) })
+    };
+    if retained {
+        let why = "a command is retained on its topic, and is passed over by everybody: publish an empty \
+                   retained message there, and commands without retain";
+        return bad("command_retained", why.into());
+    }
+    let decoded = Command::decode(payload).map_err(|error| error.to_string());
+    match decoded.and_then(|command| check_metrics(&command.args).map(|()| command)) {
+        Ok(command) => Work::Command(device.clone(), Box::new(command), receipt),
+        Err(why) => bad("command_invalid", why),
     }
 }
 

@@ -34,17 +34,19 @@ pub(super) struct Outcome {
 
 /// The work on one transaction.
 pub(super) struct Round<'a, T> {
-    txn: &'a mut T,
-    engine: &'a Engine,
+    pub(super) txn: &'a mut T,
+    pub(super) engine: &'a Engine,
     /// Storage has refused this content before, for this reason.
     refused: Option<&'a str>,
-    now: i64,
+    pub(super) now: i64,
     devices: BTreeMap<DeviceId, DeviceRef>,
     seen: BTreeSet<DeviceRef>,
     /// How many more epochs a device's hellos may name.
     room: BTreeMap<DeviceRef, u64>,
     acks: BTreeMap<DeviceId, Vec<Ack>>,
-    outcome: Outcome,
+    /// Devices with a command that may have become due.
+    pub(super) wake: BTreeSet<DeviceRef>,
+    pub(super) outcome: Outcome,
 }
 
 impl<'a, T: Txn> Round<'a, T> {
@@ -65,12 +67,14 @@ impl<'a, T: Txn> Round<'a, T> {
             seen: BTreeSet::new(),
             room: BTreeMap::new(),
             acks: BTreeMap::new(),
+            wake: BTreeSet::new(),
             outcome: Outcome { identity, answers, alarms, readings: 0 },
         })
     }
 
-    /// Batches first, stream by stream in key order, so that each row is read and written
-    /// once and two bridges lock in the same order; then everything else as it came.
+    /// Commands first, so that an answer that came right after finds its command. Then batches, stream
+    /// by stream in key order, so that each row is read and written once and two bridges lock in the
+    /// same order; then everything else as it came.
     pub(super) fn run<'w>(
         &mut self,
         work: impl Iterator<Item = &'w Work<'w>>,
@@ -82,6 +86,9 @@ impl<'a, T: Txn> Round<'a, T> {
                 Work::Batch(batch) => {
                     let key = (&batch.envelope.dev, batch.envelope.key());
                     streams.entry(key).or_default().push(batch);
+                }
+                Work::Command(device, command, receipt) => {
+                    self.command(device, command, *receipt)?;
                 }
                 other => rest.push(other),
             }
@@ -100,6 +107,7 @@ impl<'a, T: Txn> Round<'a, T> {
         for &device in &self.seen {
             self.txn.seen(device, self.now)?;
         }
+        self.issue_woken()?;
         let Identity { store, r#gen } = self.outcome.identity;
         for (device, acks) in self.acks {
             for acks in acks.chunks(SYNC_ACKS_MAX) {
@@ -132,7 +140,11 @@ impl<'a, T: Txn> Round<'a, T> {
                 self.outcome.alarms.push(alarm.clone());
                 Ok(())
             }
-            Work::Batch(_) | Work::Nothing => Ok(()),
+            Work::BadCommand(alarm) => {
+                self.outcome.alarms.push(alarm.clone());
+                Ok(())
+            }
+            Work::Batch(_) | Work::Command(..) | Work::Nothing => Ok(()),
         }
     }
 
@@ -151,7 +163,7 @@ impl<'a, T: Txn> Round<'a, T> {
         Ok(at)
     }
 
-    fn alarm(&mut self, kind: &'static str, device: &DeviceId, message: String) {
+    pub(super) fn alarm(&mut self, kind: &'static str, device: &DeviceId, message: String) {
         self.outcome.alarms.push(Alarm { kind, about: device.to_string(), message });
     }
 
@@ -340,6 +352,7 @@ impl<'a, T: Txn> Round<'a, T> {
             Content::Event(event) => {
                 self.txn.insert_event(epoch, envelope.first, base + event.t, event)?;
                 point!("ingest.event_inserted");
+                self.stored_event(device, event)?;
             }
         }
         Ok(Ok(()))
@@ -354,6 +367,7 @@ impl<'a, T: Txn> Round<'a, T> {
         }
         let epoch = self.txn.epoch(at, hello.epoch)?;
         let before = self.txn.hello(epoch)?;
+        let mut is_complete = false;
         match self.engine.plan_hello(&before, hello, self.now) {
             HelloPlan::Nothing => self.claim(at, hello)?,
             HelloPlan::Stage { row, afresh, complete } => {
@@ -363,6 +377,7 @@ impl<'a, T: Txn> Round<'a, T> {
                 self.txn.stage_page(epoch, hello.page, &hello.streams)?;
                 self.txn.save_hello(epoch, &row)?;
                 point!("ingest.hello_saved");
+                is_complete = complete;
                 if complete {
                     self.apply_staged(at, epoch, hello)?;
                 } else {
@@ -372,7 +387,8 @@ impl<'a, T: Txn> Round<'a, T> {
                 self.txn.supersede_others(at, epoch, self.now)?;
             }
         }
-        self.answer(device, at, hello)
+        self.answer(device, at, hello)?;
+        if is_complete { self.issue_to(at, hello.epoch) } else { Ok(()) }
     }
 
     fn apply_staged(

@@ -9,8 +9,10 @@
 //! Several processes may have it open: bridges write in turns (`BEGIN IMMEDIATE`), and who
 //! reads never locks a writer out.
 
+mod commands;
 mod deadletter;
 mod epochs;
+mod events;
 mod open;
 mod query;
 mod sound;
@@ -24,9 +26,10 @@ pub use txn::SqliteTxn;
 use std::path::Path;
 
 use fieldpost_fail_point::point;
-use fieldpost_protocol::{Gen, StoreId};
-use rusqlite::{Connection, ErrorCode, InterruptHandle, TransactionBehavior};
+use fieldpost_protocol::{Gen, Instance, StoreId};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OptionalExtension, TransactionBehavior};
 
+use super::ledger::LEASE_MS;
 use super::{Identity, Store, StoreError};
 use crate::clock;
 
@@ -52,8 +55,7 @@ impl SqliteStore {
     /// Opens a storage that `init` has made. Nothing is touched where it is refused.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (mut db, file) = open::read_write(path)?;
-        add_held(&mut db)
-            .map_err(|error| OpenError::Io { path: path.to_owned(), why: error.to_string() })?;
+        add(&mut db, path)?;
         Ok(SqliteStore { db, file, in_vain: epochs::InVain::new() })
     }
 
@@ -118,19 +120,51 @@ impl Store for SqliteStore {
         self.file.check()?;
         Ok(SqliteTxn::new(txn, &self.file, &mut self.in_vain))
     }
+
+    fn is_look_due(&mut self, holder: Instance, now: i64) -> Result<bool, StoreError> {
+        let sql = "SELECT holder = ?1, until - ?2 FROM command_lease";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?));
+        let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
+        let lease = query.query_row((&holder.0[..], now), read).optional().map_err(store_error)?;
+        match lease {
+            Some((false, left)) if (1..=LEASE_MS).contains(&left) => return Ok(false),
+            Some((true, left)) if (LEASE_MS / 3..=LEASE_MS).contains(&left) => {}
+            _ => return Ok(true),
+        }
+        let due = "SELECT EXISTS (SELECT 1 FROM command WHERE outcome IS NULL AND next_at <= ?1)";
+        let mut query = self.db.prepare_cached(due).map_err(store_error)?;
+        query.query_row([now], |row| row.get(0)).map_err(store_error)
+    }
 }
 
-/// Adds `held.sql`, unless all of it is there: to a storage that is new, or of an earlier program.
-fn add_held(db: &mut Connection) -> rusqlite::Result<()> {
-    const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'epoch_named')";
-    if db.query_row(IS_THERE, [], |row| row.get(0))? {
+/// What was added to version 1, and the last thing that each makes: where it is, all of it is.
+const ADDED: [(&str, &str); 2] = [
+    (include_str!("sqlite/held.sql"), "epoch_named"),
+    (include_str!("sqlite/commands.sql"), "command_lease"),
+];
+
+/// Adds what is not there: to a storage that is new, or of an earlier program.
+fn add(db: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let failed =
+        |error: rusqlite::Error| OpenError::Io { path: path.to_owned(), why: error.to_string() };
+    add_to(db).map_err(failed)
+}
+
+fn add_to(db: &mut Connection) -> rusqlite::Result<()> {
+    let lacks = |db: &Connection, last: &str| -> rusqlite::Result<bool> {
+        let sql = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)";
+        db.query_row(sql, [last], |row| row.get(0))
+    };
+    if !lacks(db, ADDED[0].1)? && !lacks(db, ADDED[1].1)? {
         return Ok(());
     }
     let txn = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Another bridge may have been first.
-    if !txn.query_row(IS_THERE, [], |row| row.get(0))? {
-        point!("store.add_held.before_tables");
-        txn.execute_batch(include_str!("sqlite/held.sql"))?;
+    for (sql, last) in ADDED {
+        // Another bridge may have been first.
+        if lacks(&txn, last)? {
+            point!("store.add_held.before_tables");
+            txn.execute_batch(sql)?;
+        }
     }
     point!("store.add_held.before_commit");
     txn.commit()?;

@@ -33,11 +33,11 @@ fn a_dropped_dead_letter_is_missing_and_is_not_asked_for_again() {
     let mut bench = Bench::new();
     bench.acks(&[batch(1, 1, 2, 1, 4), poison(1, 3, 2, 1, 4)]);
     let mut letters = DeadLetters::open(&bench.path()).unwrap();
-    assert!(matches!(letters.retry(1), Err(DeadLetterError::StillPoison { .. })));
+    assert!(matches!(letters.retry(1, NOW), Err(DeadLetterError::StillPoison { .. })));
     assert_eq!(letters.drop_letter(1, NOW).unwrap(), 2);
     assert_eq!(bench.seqs("missing", 1, Stream::Readings), [3, 4]);
     assert_eq!(bench.hello(1, 1, &[held(1, 1, 4)])[0].hi, 4);
-    assert!(matches!(letters.retry(1), Err(DeadLetterError::Dropped(1))));
+    assert!(matches!(letters.retry(1, NOW), Err(DeadLetterError::Dropped(1))));
     assert!(matches!(letters.drop_letter(9, NOW), Err(DeadLetterError::Absent(9))));
 }
 
@@ -49,7 +49,7 @@ fn a_retry_of_what_is_poison_no_more_stores_its_rows() {
     let good = envelope(1, 1, 5, 1, 5).encode();
     bench.db().execute("UPDATE dead_letter SET message = ?1", [good]).unwrap();
     let mut letters = DeadLetters::open(&bench.path()).unwrap();
-    assert_eq!(letters.retry(1).unwrap(), 4);
+    assert_eq!(letters.retry(1, NOW).unwrap(), 4);
     assert_eq!(bench.stored(1), [1, 2, 3, 4, 5]);
     assert!(bench.query().dead_letters().unwrap().is_empty());
     assert_eq!(bench.seqs("missing", 1, Stream::Readings), NONE);
@@ -93,7 +93,7 @@ fn a_dead_letter_whose_rows_are_not_in_its_message_is_damaged_and_no_panic() {
     let mut letters = DeadLetters::open(&bench.path()).unwrap();
     for seqs in ["[[1,3]]", "[[4,9]]", "[[4,3]]", "[[3,4],[4,4]]"] {
         bench.db().execute("UPDATE dead_letter SET seqs = ?1", [seqs]).unwrap();
-        let error = letters.retry(1).unwrap_err();
+        let error = letters.retry(1, NOW).unwrap_err();
         assert!(matches!(error, DeadLetterError::Store(StoreError::Damaged(_))), "{error}");
     }
     assert!(bench.stored(1).is_empty());

@@ -11,6 +11,7 @@ mod commands;
 mod deadletters;
 mod epochs;
 mod hellos;
+mod ledger;
 mod many;
 mod model;
 mod opening;

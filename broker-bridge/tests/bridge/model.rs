@@ -109,7 +109,7 @@ fn history(random: &mut fastrand::Rng) {
                     let good = envelope(epoch, 1, LAST, 1, LAST).encode();
                     let sql = "UPDATE dead_letter SET message = ?1 WHERE id = ?2";
                     bench.db().execute(sql, (good, id)).unwrap();
-                    letters.retry(id).unwrap();
+                    letters.retry(id, NOW).unwrap();
                     let seqs = model.dead.remove(&id).unwrap();
                     model.stored.extend(seqs);
                 }

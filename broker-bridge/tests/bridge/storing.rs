@@ -57,7 +57,12 @@ fn the_narrow_view_joins_names_and_units() {
         "sources":{"air":{"name":"Air","metrics":{"temp":{"unit":"\u00b0C"}}}}}"#;
     Meta::from_json(meta).unwrap();
     let topic = Topic::Meta(device());
-    let meta = fieldpost_bridge::ingest::Incoming { topic, payload: meta.to_vec(), retained: true };
+    let meta = fieldpost_bridge::ingest::Incoming {
+        topic,
+        payload: meta.to_vec(),
+        retained: true,
+        receipt: Default::default(),
+    };
     bench.acks(&[batch(1, 1, 1, 1, 1), meta]);
     let db = bench.db();
     let row: (String, String, String, String, i64, f64) = db
@@ -192,6 +197,7 @@ fn a_device_is_stale_whatever_its_retained_status_says() {
         topic: Topic::Status(device()),
         payload,
         retained: true,
+        receipt: Default::default(),
     };
     let state = |bench: &Bench| bench.query().devices().unwrap()[0].cell("state").clone();
     bench.now = fieldpost_bridge::clock::now_ms();
@@ -317,6 +323,7 @@ fn a_meta_of_too_many_sources_names_those_that_fit_and_disturbs_nobody() {
         topic,
         payload: payload.into_bytes(),
         retained: false,
+        receipt: Default::default(),
     };
     let done = bench.take(&[meta, batch(1, 1, 1, 1, 1)]);
     assert_eq!((done.error, done.committed), (None, vec![true, true]));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fieldpost_bridge::engine::Engine;
-use fieldpost_bridge::ingest::{Answer, Incoming, Ingested, ingest};
+use fieldpost_bridge::ingest::{Answer, Incoming, Ingested, Receipt, ingest};
 use fieldpost_bridge::store::sqlite::{Query, SqliteStore};
 use fieldpost_protocol::{
     Ack, AlertState, Clock, DeviceId, Envelope, Epoch, Event, EventKind, Hello, HelloStream,
@@ -135,7 +135,7 @@ pub fn batch(epoch: u8, first: Seq, n: u64, floor: Seq, last: Seq) -> Incoming {
 
 pub fn message(envelope: &Envelope) -> Incoming {
     let topic = Topic::SensorData(envelope.dev.clone());
-    Incoming { topic, payload: envelope.encode(), retained: false }
+    Incoming { topic, payload: envelope.encode(), retained: false, receipt: Receipt::default() }
 }
 
 /// A batch whose body is garbage.
@@ -160,7 +160,7 @@ pub fn event(epoch: u8, seq: Seq, event: &Event) -> Incoming {
     let stream = Stream::Events;
     let envelope = Envelope { stream, body: event.encode(), ..envelope(epoch, seq, 1, 1, seq) };
     let topic = Topic::batch(&device(), stream, event.is_command_ack());
-    Incoming { topic, payload: envelope.encode(), retained: false }
+    Incoming { topic, payload: envelope.encode(), retained: false, receipt: Receipt::default() }
 }
 
 pub fn hello(epoch: u8, no: u64, page: u32, pages: u32, streams: &[HelloStream]) -> Incoming {
@@ -174,13 +174,18 @@ pub fn hello(epoch: u8, no: u64, page: u32, pages: u32, streams: &[HelloStream])
         epoch: id(epoch),
         streams: streams.to_vec(),
     };
-    Incoming { topic: Topic::Hello(device()), payload: hello.encode(), retained: false }
+    Incoming {
+        topic: Topic::Hello(device()),
+        payload: hello.encode(),
+        retained: false,
+        receipt: Receipt::default(),
+    }
 }
 
 pub fn sync_acks(done: &Ingested) -> Vec<Ack> {
     let acks = done.answers.iter().filter_map(|answer| match answer {
         Answer::SyncAcks(_, acks) => Some(acks.acks.clone()),
-        Answer::State(..) => None,
+        Answer::State(..) | Answer::Command(..) => None,
     });
     acks.flatten().collect()
 }
@@ -188,7 +193,7 @@ pub fn sync_acks(done: &Ingested) -> Vec<Ack> {
 pub fn states(done: &Ingested) -> Vec<Vec<StateStream>> {
     let states = done.answers.iter().filter_map(|answer| match answer {
         Answer::State(_, state) => Some(state.streams.clone()),
-        Answer::SyncAcks(..) => None,
+        Answer::SyncAcks(..) | Answer::Command(..) => None,
     });
     states.collect()
 }

@@ -131,9 +131,9 @@ impl Topics {
     }
 
     /// What the bridge's `-events` connection subscribes to: small and urgent things, and
-    /// what people publish.
+    /// commands, to know of those that people publish.
     pub fn bridge_event_filters(&self) -> Vec<String> {
-        ["alerts", "command_acks", "sync/hello", "status", "meta", "config/reported"]
+        ["alerts", "command_acks", "commands", "sync/hello", "status", "meta", "config/reported"]
             .iter()
             .map(|leaf| format!("{}devices/+/{leaf}", self.prefix))
             .collect()

@@ -3,16 +3,16 @@
 use std::cell::RefCell;
 
 use fieldpost_bridge::coverage::Coverage;
-use fieldpost_bridge::engine::{Engine, HelloRow, StreamRow};
-use fieldpost_bridge::ingest::{Answer, Incoming, ingest as take};
+use fieldpost_bridge::engine::{CommandRow, Engine, HelloRow, StreamRow};
+use fieldpost_bridge::ingest::{Answer, Incoming, Receipt, ingest as take};
 use fieldpost_bridge::store::sqlite::{SqliteStore, SqliteTxn};
 use fieldpost_bridge::store::{
-    Alarm, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream, NewDeadLetter, NewReadings,
-    Store, StoreError, StreamRef, Txn,
+    Alarm, DeviceRef, DeviceWord, EpochRef, Identity, Ledger, LedgerRow, LockedStream,
+    NewDeadLetter, NewReadings, Store, StoreError, StreamRef, Txn,
 };
 use fieldpost_protocol::{
-    Clock, DeviceId, Envelope, Epoch, Event, HelloStream, Meta, SEQ_MAX, Seq, State, Stream,
-    StreamKey, SyncAcks, Topic, VERSION,
+    Clock, Command, CommandId, DeviceId, Envelope, Epoch, Event, HelloStream, Instance, Meta,
+    SEQ_MAX, Seq, State, Stream, StreamKey, SyncAcks, Topic, VERSION,
 };
 use tempfile::TempDir;
 
@@ -56,9 +56,10 @@ pub(crate) fn ingest(bytes: &[u8]) {
         4 => Topic::Status(device),
         5 => Topic::Meta(device),
         6 => Topic::ConfigReported(device),
-        _ => return,
+        _ => Topic::Commands(device),
     };
-    let message = Incoming { topic, payload, retained: kind & 128 != 0 };
+    let message =
+        Incoming { topic, payload, retained: kind & 128 != 0, receipt: Receipt::default() };
     with_storage(|store| {
         // Twice in one transaction: the second is a duplicate, or as bad as the first.
         let done = take(store, &Engine::default(), &[message.clone(), message.clone()], NOW);
@@ -82,6 +83,9 @@ fn answer_is_one(answer: &Answer) {
         }
         Answer::State(_, state) => {
             assert_eq!(State::decode(&state.encode()).as_ref(), Ok(state));
+        }
+        Answer::Command(_, command) => {
+            assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
         }
     }
 }
@@ -134,6 +138,10 @@ impl Store for RolledBack {
     fn begin(&mut self) -> Result<Uncommitted<'_>, StoreError> {
         self.store.begin().map(Uncommitted)
     }
+
+    fn is_look_due(&mut self, holder: Instance, now: i64) -> Result<bool, StoreError> {
+        self.store.is_look_due(holder, now)
+    }
 }
 
 /// All that a transaction of SQLite does, but the commit.
@@ -141,22 +149,33 @@ struct Uncommitted<'s>(SqliteTxn<'s>);
 
 /// The same call, and no refusal.
 macro_rules! hands_on {
-    ($($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {
-        impl Txn for Uncommitted<'_> {
+    ($part:ident: $($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)* $($commit:item)?) => {
+        impl $part for Uncommitted<'_> {
             $(fn $name(&mut self, $($arg: $kind),*) -> Result<$out, StoreError> {
                 let result = self.0.$name($($arg),*);
                 assert!(result.is_ok(), "{}: {:?}", stringify!($name), result.err());
                 result
             })*
 
-            fn commit(self) -> Result<(), StoreError> {
-                Ok(())
-            }
+            $($commit)?
         }
     };
 }
 
 hands_on! {
+    Ledger:
+    find_device(device: &DeviceId) -> Option<DeviceRef>;
+    command(device: DeviceRef, id: &CommandId) -> Option<CommandRow>;
+    has_room_for_command(device: DeviceRef, now: i64) -> bool;
+    insert_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
+    save_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
+    open_commands(device: Option<DeviceRef>, until: i64, max: u64) -> Vec<LedgerRow>;
+    epoch_there(device: DeviceRef, now: i64) -> Option<Epoch>;
+    lease(holder: Instance, now: i64) -> bool;
+}
+
+hands_on! {
+    Txn:
     identity() -> Identity;
     device(device: &DeviceId, now: i64) -> DeviceRef;
     seen(device: DeviceRef, now: i64) -> ();
@@ -182,4 +201,8 @@ hands_on! {
     unstage(epoch: EpochRef) -> ();
     supersede_others(device: DeviceRef, epoch: EpochRef, now: i64) -> ();
     alarm(alarm: &Alarm, now: i64) -> ();
+
+    fn commit(self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -14,7 +14,8 @@ use rusqlite::{OptionalExtension, TransactionBehavior};
 use super::super::{NewReadings, StoreError, StreamRef, Txn};
 use super::{OpenError, SqliteTxn, open, store_error};
 use crate::coverage::{Coverage, Run};
-use crate::engine::{Content, judge_event, judge_readings};
+use crate::engine::{Content, Engine, judge_event, judge_readings};
+use crate::ingest::take_ack;
 
 /// A storage opened to work on its dead letters. A running bridge goes on meanwhile.
 #[derive(Debug)]
@@ -65,12 +66,13 @@ pub enum DeadLetterError {
 impl DeadLetters {
     /// Opens the storage.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let (db, file) = open::read_write(path)?;
+        let (mut db, file) = open::read_write(path)?;
+        super::add(&mut db, path)?;
         Ok(DeadLetters { db, file })
     }
 
-    /// Takes an open one again. Returns how many rows are stored now.
-    pub fn retry(&mut self, id: i64) -> Result<u64, DeadLetterError> {
+    /// Takes an open one again. Returns how many rows are stored now. `now` in Unix ms.
+    pub fn retry(&mut self, id: i64, now: i64) -> Result<u64, DeadLetterError> {
         let txn = begin(&mut self.db)?;
         let letter = load(&txn, id)?;
         let message = letter.message.as_deref().ok_or(DeadLetterError::Dropped(id))?;
@@ -105,6 +107,7 @@ impl DeadLetters {
             })?,
             Content::Event(event) => {
                 txn.insert_event(locked.epoch, envelope.first, base + event.t, &event)?;
+                take_ack(&mut txn, &Engine::default(), device, &event, now)?;
             }
         }
         txn.forget_dead_letter(id)?;

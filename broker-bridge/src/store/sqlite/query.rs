@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Params};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use super::super::ledger::LEASE_MS;
 use super::super::{Identity, StoreError};
 use super::{
     DeadLetter, DeadLetterError, OpenError, deadletter, identity, open, sound, store_error,
@@ -184,6 +185,41 @@ impl Query {
         Ok(rows)
     }
 
+    /// Commands, of one device or of all; `all`: also those that are done. The newest last.
+    pub fn commands(&self, device: Option<&str>, all: bool) -> Result<Rows, StoreError> {
+        // A storage that no bridge of this version has opened has none.
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'commands'";
+        if self.number(sql)? == 0 {
+            return Ok(Rows::new());
+        }
+        let sql = "SELECT * FROM commands WHERE (?1 IS NULL OR device = ?1) AND (?2 OR state = 'open') \
+                   ORDER BY created, device, id";
+        self.rows(sql, (device, all))
+    }
+
+    /// One command, if there is one.
+    pub fn command(&self, device: &str, id: &str) -> Result<Option<Row>, StoreError> {
+        let sql = "SELECT * FROM commands WHERE device = ?1 AND id = ?2";
+        Ok(self.rows(sql, (device, id))?.pop())
+    }
+
+    /// What gateways have said of it, in the order in which they did.
+    pub fn command_acks(&self, device: &str, id: &str) -> Result<Rows, StoreError> {
+        let sql = "SELECT c.time, c.outcome, c.detail, c.result, lower(hex(c.target)) AS target, \
+                          lower(hex(e.epoch)) AS epoch, c.seq \
+                   FROM command_ack c JOIN epoch e ON e.ref = c.epoch \
+                   JOIN device d ON d.ref = e.device \
+                   WHERE d.id = ?1 AND c.id = ?2 ORDER BY c.epoch, c.seq";
+        self.rows(sql, (device, id))
+    }
+
+    /// Whether a bridge looks for commands in it at this moment (Unix ms).
+    pub fn is_bridge_there(&self, now: i64) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM command_lease WHERE until BETWEEN ?1 AND ?1 + ?2)";
+        let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
+        query.query_row((now, LEASE_MS), |row| row.get(0)).map_err(store_error)
+    }
+
     /// A date that people write, such as `2026-11-21 08:00`, in Unix ms; UTC.
     pub fn parse_date(&self, text: &str) -> Option<i64> {
         // A bare number would be a Julian day.
@@ -224,7 +260,7 @@ fn json(name: &str, cell: ValueRef<'_>) -> Value {
         ValueRef::Real(value) => value.into(),
         ValueRef::Text(text) => {
             let text = String::from_utf8_lossy(text).into_owned();
-            let unfold = matches!(name, "metrics" | "status" | "seqs" | "result");
+            let unfold = matches!(name, "metrics" | "status" | "seqs" | "args" | "result");
             let unfolded = if unfold { serde_json::from_str(&text).ok() } else { None };
             unfolded.unwrap_or(Value::String(text))
         }

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fieldpost_protocol::{
-    Clock, DeviceId, Epoch, Event, EventKind, HelloStream, Meta, Reading, Seq, Stream, StreamKey,
+    Clock, DeviceId, Epoch, Event, HelloStream, Meta, Reading, Seq, Stream, StreamKey,
     check_metric, check_source,
 };
 use rusqlite::{OptionalExtension, Params, Row, Transaction};
 
 use super::super::{
-    ALARMS_MAX, Alarm, DEVICES_MAX, DeviceRef, DeviceWord, EpochRef, Identity, LockedStream,
-    NewDeadLetter, NewReadings, SOURCES_MAX, StoreError, StreamRef, Txn,
+    ALARMS_MAX, Alarm, DEVICES_MAX, DeviceRef, DeviceWord, EpochRef, Identity, Ledger,
+    LockedStream, NewDeadLetter, NewReadings, SOURCES_MAX, StoreError, StreamRef, Txn,
 };
 use super::open::FileId;
-use super::{epochs, identity, store_error};
+use super::{epochs, events, identity, store_error};
 use crate::coverage::Coverage;
 use crate::engine::{HelloRow, Staged, StreamRow};
 
@@ -24,7 +24,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// that every row it reads is locked.
 #[derive(Debug)]
 pub struct SqliteTxn<'s> {
-    txn: Transaction<'s>,
+    pub(super) txn: Transaction<'s>,
     file: &'s FileId,
     pub(super) in_vain: &'s mut epochs::InVain,
     /// Never kept longer than the transaction: a rollback takes new refs back.
@@ -47,7 +47,7 @@ impl<'s> SqliteTxn<'s> {
             .map_err(store_error)
     }
 
-    fn find<T>(
+    pub(super) fn find<T>(
         &self,
         sql: &str,
         params: impl Params,
@@ -106,8 +106,7 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn device(&mut self, device: &DeviceId, now: i64) -> Result<DeviceRef> {
-        let sql = "SELECT ref FROM device WHERE id = ?1";
-        if let Some(found) = self.find(sql, [device.as_str()], |row| row.get(0).map(DeviceRef))? {
+        if let Some(found) = self.find_device(device)? {
             return Ok(found);
         }
         if self.count("SELECT count(*) FROM device", [])? >= DEVICES_MAX {
@@ -264,37 +263,7 @@ impl Txn for SqliteTxn<'_> {
     }
 
     fn insert_event(&mut self, epoch: EpochRef, seq: Seq, time: i64, event: &Event) -> Result<()> {
-        match &event.kind {
-            EventKind::Alert { name, about, state, severity, message, lasting: _ } => self
-                .execute(
-                    "INSERT INTO alert VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    (
-                        epoch.0,
-                        seq as i64,
-                        time,
-                        name,
-                        about,
-                        state.as_str(),
-                        severity.as_str(),
-                        message,
-                    ),
-                )?,
-            EventKind::CommandAck { id, target, content: _, outcome, detail, result } => self
-                .execute(
-                    "INSERT INTO command_ack VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    (
-                        epoch.0,
-                        seq as i64,
-                        time,
-                        id.as_str(),
-                        &target.0[..],
-                        outcome.as_str(),
-                        detail,
-                        result.to_json(),
-                    ),
-                )?,
-        };
-        Ok(())
+        events::insert(self, epoch, seq, time, event)
     }
 
     fn dead_letters(&mut self, device: DeviceRef) -> Result<u64> {

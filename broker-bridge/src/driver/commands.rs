@@ -1,0 +1,27 @@
+//! What commands ask of the driver.
+
+use fieldpost_protocol::Topic;
+
+use super::{Driver, LOOK_TICKS, Receipt};
+use crate::clock;
+
+impl Driver {
+    /// Asks for commands that are due, where they could be published.
+    pub(super) fn look(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        let is_connected = self.links.iter().all(|link| link.connection.is_some());
+        if is_connected && self.ticks.is_multiple_of(LOOK_TICKS) {
+            self.storage.queue.look();
+        }
+    }
+
+    pub(super) fn receipt(&self, topic: &Topic) -> Receipt {
+        let by = self.status.instance;
+        if !matches!(topic, Topic::Commands(_)) {
+            return Receipt { by, id: [0; 16] };
+        }
+        // getrandom(2) does not fail once it has worked; the start has asked it.
+        let id = clock::random_id().unwrap_or_else(|_| fastrand::u128(..).to_be_bytes());
+        Receipt { by, id }
+    }
+}

@@ -1,0 +1,122 @@
+//! The ledger of commands in a transaction. A device's commands are locked together.
+
+use fieldpost_bridge::engine::CommandRow;
+use fieldpost_bridge::store::ledger::{LEASE_MS, OPEN_COMMANDS_MAX};
+use fieldpost_bridge::store::{DeviceRef, Ledger, LedgerRow, StoreError};
+use fieldpost_protocol::{CommandId, DeviceId, Epoch, Instance};
+use std::collections::BTreeMap;
+
+use super::{EpochData, Lock, MemTxn, Result};
+
+pub(super) type Commands = BTreeMap<(i64, CommandId), CommandRow>;
+
+impl MemTxn<'_> {
+    /// As this transaction sees them.
+    fn commands_seen(&self) -> Commands {
+        let mut all = self.store.shared.borrow().db.commands.clone();
+        all.extend(self.commands.clone());
+        all
+    }
+}
+
+impl Ledger for MemTxn<'_> {
+    fn find_device(&mut self, device: &DeviceId) -> Result<Option<DeviceRef>> {
+        self.gap();
+        let own = self.devices.get(device).copied();
+        let known = own.or_else(|| self.store.shared.borrow().db.devices.get(device).copied());
+        Ok(known.map(DeviceRef))
+    }
+
+    fn command(&mut self, device: DeviceRef, id: &CommandId) -> Result<Option<CommandRow>> {
+        self.gap();
+        self.lock(Lock::Commands(device.0))?;
+        Ok(self.commands_seen().remove(&(device.0, id.clone())))
+    }
+
+    fn has_room_for_command(&mut self, device: DeviceRef, _now: i64) -> Result<bool> {
+        self.lock(Lock::Commands(device.0))?;
+        let all = self.commands_seen();
+        let open = all.iter().filter(|(key, row)| key.0 == device.0 && row.ending.is_none());
+        Ok((open.count() as u64) < OPEN_COMMANDS_MAX)
+    }
+
+    fn insert_command(
+        &mut self,
+        device: DeviceRef,
+        id: &CommandId,
+        row: &CommandRow,
+    ) -> Result<()> {
+        self.save_command(device, id, row)
+    }
+
+    fn save_command(&mut self, device: DeviceRef, id: &CommandId, row: &CommandRow) -> Result<()> {
+        self.gap();
+        self.lock(Lock::Commands(device.0))?;
+        self.commands.insert((device.0, id.clone()), row.clone());
+        Ok(())
+    }
+
+    fn open_commands(
+        &mut self,
+        device: Option<DeviceRef>,
+        until: i64,
+        max: u64,
+    ) -> Result<Vec<LedgerRow>> {
+        self.gap();
+        let is_due = |key: &(i64, CommandId), row: &CommandRow| {
+            device.is_none_or(|device| device.0 == key.0)
+                && row.ending.is_none()
+                && row.next_at <= until
+        };
+        let due: Vec<i64> = self.commands_seen().into_iter().map(|(key, _)| key.0).collect();
+        for device in due {
+            self.lock(Lock::Commands(device))?;
+        }
+        let names: BTreeMap<i64, DeviceId> = {
+            let shared = self.store.shared.borrow();
+            let known = shared.db.devices.iter().chain(&self.devices);
+            known.map(|(id, at)| (*at, id.clone())).collect()
+        };
+        let mut open: Vec<LedgerRow> = Vec::new();
+        for ((at, id), row) in self.commands_seen() {
+            if !is_due(&(at, id.clone()), &row) {
+                continue;
+            }
+            let device_id = names.get(&at).cloned();
+            let device_id =
+                device_id.ok_or_else(|| StoreError::Damaged("no such device".to_owned()))?;
+            open.push(LedgerRow { device: DeviceRef(at), device_id, id, row });
+        }
+        open.sort_by_key(|open| (open.row.next_at, open.row.created, open.id.clone()));
+        open.truncate(max as usize);
+        Ok(open)
+    }
+
+    /// Every device that has said hello is there: what was published to one that is not is lost.
+    fn epoch_there(&mut self, device: DeviceRef, _now: i64) -> Result<Option<Epoch>> {
+        self.gap();
+        let shared = self.store.shared.borrow();
+        let known = shared.db.epochs.keys().chain(self.epochs.keys());
+        let there = known.filter(|at| !self.forgotten.contains(*at)).filter_map(|at| {
+            let data: &EpochData = self.epochs.get(at).or_else(|| shared.db.epochs.get(at))?;
+            let is_it = data.device == device.0
+                && data.hello.superseded.is_none()
+                && data.hello.applied.is_some();
+            is_it.then_some((*at, data.epoch))
+        });
+        Ok(there.max().map(|(_, epoch)| epoch))
+    }
+
+    fn lease(&mut self, holder: Instance, now: i64) -> Result<bool> {
+        self.gap();
+        self.lock(Lock::Lease)?;
+        let known = self.lease.or(self.store.shared.borrow().db.lease);
+        let is_held = known.is_some_and(|(other, until)| {
+            other != holder && (now + 1..=now + LEASE_MS).contains(&until)
+        });
+        if !is_held {
+            self.lease = Some((holder, now + LEASE_MS));
+        }
+        Ok(!is_held)
+    }
+}
