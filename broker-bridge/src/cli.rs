@@ -1,5 +1,6 @@
 //! The command line. Commands that read work beside a running bridge.
 
+mod commands;
 mod letters;
 mod print;
 
@@ -106,6 +107,9 @@ enum Command {
     /// Batches that could not become rows.
     #[command(subcommand)]
     Deadletter(letters::Command),
+    /// What devices are asked to do, and what became of it.
+    #[command(subcommand)]
+    Command(commands::Command),
     /// Prints the documented template of the configuration.
     Config,
     /// Checks the configuration, the files that it names and the whole storage, and does nothing else.
@@ -116,7 +120,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match execute(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("fieldpost-bridge: {error:#}");
             ExitCode::FAILURE
@@ -124,13 +128,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(cli: Cli) -> anyhow::Result<()> {
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     if matches!(cli.command, Command::Config) {
-        return print::text(TEMPLATE);
+        return print::text(TEMPLATE).map(|()| ExitCode::SUCCESS);
     }
     let config = load(&cli.config)?;
     let storage = config.storage.as_path();
-    match cli.command {
+    let done = match cli.command {
+        Command::Command(command) => return commands::execute(storage, command),
         Command::Run { embedded_broker } => run(config, embedded_broker),
         Command::Init { adopt, json } => init(storage, adopt, json),
         Command::Restored { with_gaps, json } => restored(storage, with_gaps, json),
@@ -148,7 +153,8 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Deadletter(command) => letters::execute(storage, command),
         Command::Check => check(&cli.config, &config),
         Command::Config => print::text(TEMPLATE),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {
@@ -171,23 +177,23 @@ fn restored(storage: &Path, with_gaps: bool, json: bool) -> anyhow::Result<()> {
 
 /// `15m` before now, or a date.
 fn parse_since(query: &Query, text: &str) -> anyhow::Result<i64> {
-    let ago = || {
-        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let seconds = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3_600,
-            "d" => 86_400,
-            _ => return None,
-        };
-        number
-            .parse::<u32>()
-            .ok()
-            .map(|number| clock::now_ms() - i64::from(number) * seconds * 1000)
-    };
-    ago().or_else(|| query.parse_date(text)).with_context(|| {
+    let before = || ago(text).map(|ago| clock::now_ms() - ago);
+    before().or_else(|| query.parse_date(text)).with_context(|| {
         format!("--since {text:?} is no time; write 30s, 15m, 2h, 7d, or a date in UTC such as \"2026-11-21 08:00\"")
     })
+}
+
+/// `15m` in milliseconds.
+fn ago(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u32>().ok().map(|number| i64::from(number) * seconds * 1000)
 }
 
 fn check(path: &Path, config: &Config) -> anyhow::Result<()> {

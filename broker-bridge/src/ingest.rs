@@ -22,7 +22,7 @@ use fieldpost_protocol::{Command, DeviceId, Instance, State, SyncAcks, Topic};
 use crate::engine::Engine;
 use crate::store::{Alarm, Identity, Store, StoreError, Txn};
 pub use commands::{ISSUED_AT_ONCE_MAX, issue_due};
-pub(crate) use commands::take_ack;
+pub(crate) use commands::{made_id, take_ack};
 use parse::Work;
 use work::Round;
 

@@ -8,11 +8,23 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::store::Identity;
-use crate::store::sqlite::{Rows, Status};
+use crate::store::sqlite::{Row, Rows, Status};
 
 /// Columns that hold Unix milliseconds.
-const TIMES: &[&str] =
-    &["time", "first_seen", "last_seen", "received", "dropped", "first_at", "last_at"];
+const TIMES: &[&str] = &[
+    "time",
+    "first_seen",
+    "last_seen",
+    "received",
+    "dropped",
+    "first_at",
+    "last_at",
+    "created",
+    "expires",
+    "first_issued",
+    "next_at",
+    "done_at",
+];
 /// A cell longer than this is cut in a table; JSON has it whole.
 const CELL_CHARS_MAX: usize = 100;
 
@@ -85,6 +97,11 @@ fn table(rows: &Rows) -> String {
         out.push('\n');
     }
     out
+}
+
+/// A cell of a row, for people.
+pub(super) fn shown(name: &str, row: &Row) -> String {
+    cell(name, row.cell(name))
 }
 
 fn cell(name: &str, value: &Value) -> String {

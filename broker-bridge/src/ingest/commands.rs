@@ -175,7 +175,7 @@ fn issue_one<T: Ledger>(
 }
 
 /// Sixteen digits: short enough to be typed, and never given twice.
-fn made_id(random: [u8; 16]) -> CommandId {
+pub(crate) fn made_id(random: [u8; 16]) -> CommandId {
     let digits: String = random[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     digits.parse().expect("hexadecimal digits are an id")
 }

@@ -1,8 +1,10 @@
 //! The program from outside.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use fieldpost_protocol::{Command as Order, CommandOutcome, Event, EventKind, Metrics};
 use serde_json::Value;
 
 use crate::support::*;
@@ -118,4 +120,140 @@ fn a_wrong_configuration_is_refused_with_the_key() {
         error.contains("broker.port = \"many\" (from FIELDPOST_BRIDGE_BROKER_PORT)"),
         "{error}"
     );
+}
+
+/// A storage that has heard of pi-1, whose bridge runs or not.
+fn heard_of(bridge_there: bool) -> Bench {
+    let mut bench = Bench::new();
+    bench.now = fieldpost_bridge::clock::now_ms();
+    bench.take(&[hello(1, 1, 1, 1, &[])]);
+    if bridge_there {
+        look(&mut bench);
+    }
+    bench
+}
+
+/// What a bridge does once a second.
+fn look(bench: &mut Bench) {
+    let (us, now) = (fieldpost_protocol::Instance([1; 16]), fieldpost_bridge::clock::now_ms());
+    let engine = fieldpost_bridge::engine::Engine::default();
+    let done = fieldpost_bridge::ingest::issue_due(&mut bench.store, &engine, us, now);
+    assert_eq!(done.error, None);
+}
+
+fn answer(bench: &mut Bench, seq: u64, id: &str, json: &str, outcome: CommandOutcome) {
+    let content = Order::decode(json.as_bytes()).unwrap().content();
+    let kind = EventKind::CommandAck {
+        id: id.parse().unwrap(),
+        target: crate::support::id(1),
+        content: Some(content),
+        outcome,
+        detail: Some("so it is".into()),
+        result: Metrics::from_json(r#"{"on":1}"#).unwrap(),
+    };
+    bench.acks(&[event(1, seq, &Event { t: 0, kind })]);
+}
+
+#[test]
+fn a_command_is_sent_listed_shown_and_cancelled() {
+    let mut bench = heard_of(false);
+    let dir = bench.dir.path().to_owned();
+    let send = ["command", "send", "pi-1", "led", "on=1", "dim=0.5", "text=\"1\"", "--id", "a1"];
+    let said = String::from_utf8(bridge(&dir, &send).stdout).unwrap();
+    assert!(said.contains("command a1 to pi-1: no bridge runs on this storage"), "{said}");
+    look(&mut bench);
+    let said = json(&dir, &["command", "send", "pi-1", "ping", "--json"]);
+    assert_eq!((&said["bridge"], &said["device_state"]), (&true.into(), &"online".into()));
+    assert_eq!(said["id"].as_str().unwrap().len(), 16);
+
+    let list = json(&dir, &["command", "list", "pi-1", "--json"]);
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    assert_eq!(list[0]["args"], serde_json::json!({"on": 1, "dim": 0.5, "text": "1"}));
+    let made = said["id"].as_str().unwrap();
+    let error = refusal(&dir, &["command", "cancel", "pi-1", "a1"]);
+    assert!(error.contains("it was issued 1 times; it may have run"), "{error}");
+    bridge(&dir, &["command", "cancel", "pi-1", made]);
+    assert!(
+        refusal(&dir, &["command", "cancel", "pi-1", made]).contains("done already: cancelled")
+    );
+    assert_eq!(json(&dir, &["command", "list", "--json"]).as_array().unwrap().len(), 1);
+    assert_eq!(json(&dir, &["command", "list", "--all", "--json"]).as_array().unwrap().len(), 2);
+
+    let led = r#"{"name":"led","args":{"on":1,"dim":0.5,"text":"1"}}"#;
+    answer(&mut bench, 1, "a1", led, CommandOutcome::Accepted);
+    answer(&mut bench, 2, "a1", led, CommandOutcome::Succeeded);
+    let shown = json(&dir, &["command", "show", "pi-1", "a1", "--json"]);
+    assert_eq!(shown["command"]["state"], "succeeded");
+    assert_eq!(
+        (&shown["acks"][0]["outcome"], &shown["acks"][1]["seq"]),
+        (&"accepted".into(), &2.into())
+    );
+    let text = String::from_utf8(bridge(&dir, &["command", "show", "pi-1", "a1"]).stdout).unwrap();
+    assert!(text.contains("\nstate         succeeded\n") && text.contains("\nacks\n"), "{text}");
+}
+
+#[test]
+fn a_command_that_makes_no_sense_is_refused_with_what_would() {
+    let bench = heard_of(true);
+    let dir = bench.dir.path();
+    json(dir, &["command", "send", "pi-1", "led", "--id", "a1", "--json"]);
+    let long = format!("text={}", "x".repeat(9_000));
+    for (arguments, hint) in [
+        (&["command", "send", "pi-2", "led"][..], "never heard of device pi-2; it knows pi-1"),
+        (&["command", "send", "pi 1", "led"], "A-Z a-z 0-9"),
+        (&["command", "send", "pi-1", "a b"], "not allowed are blanks"),
+        (&["command", "send", "pi-1", "led", "on"], "write key=value"),
+        (&["command", "send", "pi-1", "led", "on=1", "on=2"], "stands twice"),
+        (&["command", "send", "pi-1", "led", &long], "8192"),
+        (&["command", "send", "pi-1", "led", "--expires", "soon"], "write 30s, 15m, 2h or 7d"),
+        (&["command", "send", "pi-1", "led", "--id", "a1"], "another --id"),
+        (&["command", "send", "pi-1", "led", "--id", "a/1"], "A-Z a-z 0-9"),
+        (&["command", "show", "pi-1", "nope"], "command list pi-1 --all"),
+        (&["command", "cancel", "pi-1", "nope"], "command list pi-1 --all"),
+    ] {
+        let error = refusal(dir, arguments);
+        assert!(error.contains(hint), "{arguments:?}: {error}");
+    }
+    assert_eq!(json(dir, &["command", "list", "--json"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn who_waits_sees_each_answer_and_exits_by_the_outcome() {
+    let mut bench = heard_of(true);
+    let dir = bench.dir.path().to_owned();
+    let led = r#"{"name":"led"}"#;
+    let outcomes = [
+        (CommandOutcome::Succeeded, 0),
+        (CommandOutcome::Failed, 3),
+        (CommandOutcome::TimedOut, 4),
+        (CommandOutcome::Rejected, 5),
+        (CommandOutcome::Expired, 6),
+        (CommandOutcome::Unknown, 7),
+    ];
+    for (seq, (outcome, code)) in (1..).zip(outcomes) {
+        let id = outcome.as_str();
+        let config = config(&dir);
+        let mut waits = Command::new(env!("CARGO_BIN_EXE_fieldpost-bridge"))
+            .env("FIELDPOST_BRIDGE_CONFIG", config)
+            .args(["command", "send", "pi-1", "led", "--id", id, "--wait", "--timeout", "60s"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(waits.stdout.take().unwrap());
+        let mut line = String::new();
+        // It is in the ledger by then.
+        said.read_line(&mut line).unwrap();
+        answer(&mut bench, 2 * seq, id, led, CommandOutcome::Accepted);
+        answer(&mut bench, 2 * seq + 1, id, led, outcome);
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        let lines: Vec<&str> = rest.lines().collect();
+        assert!(lines[0].contains("accepted") && lines[1].contains(id), "{lines:?}");
+        assert_eq!(lines[2], format!("{id}: so it is  {{\"on\":1}}"));
+        assert_eq!(waits.wait().unwrap().code(), Some(code), "{id}");
+    }
+    let late = ["command", "send", "pi-1", "led", "--wait", "--timeout", "0s"];
+    let output = bridge(&dir, &late);
+    assert_eq!(output.status.code(), Some(8));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it was not sent yet"));
 }
