@@ -8,6 +8,7 @@ mod commands;
 mod crash;
 mod damaged;
 mod gateway;
+mod ledger;
 mod letters;
 mod listed;
 mod random;

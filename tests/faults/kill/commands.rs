@@ -11,8 +11,8 @@ use super::crash::{Crash, quick};
 
 const LED: &str = r#"{"id":"c1","name":"led","args":{"on":1}}"#;
 const LAMP: &str = r#"{"id":"c1","name":"lamp"}"#;
-const OLD: &str =
-    r#"{"id":"c1","name":"led","args":{"on":1},"target":"000102030405060708090a0b0c0d0e0f"}"#;
+/// Strict, so that the bridge does not issue it once more to the epoch that is there.
+const OLD: &str = r#"{"id":"c1","name":"led","args":{"on":1},"target":"000102030405060708090a0b0c0d0e0f","strict":true}"#;
 const AGAIN: &str = r#"{"id":"c1","name":"resend","args":{"since":0}}"#;
 
 /// Each with the command that leads there.

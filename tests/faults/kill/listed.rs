@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Step, bridge, commands, damaged, gateway, letters, restored, room, trim};
+use super::{Step, bridge, commands, damaged, gateway, ledger, letters, restored, room, trim};
 
 /// What writes or sends. In pieces joined at run time nothing is gained: only the programs are read.
 const EFFECTS: &[&str] = &[
@@ -123,6 +123,8 @@ fn every_fail_point_of_the_programs_has_a_kill() {
             names(bridge::SPEAKING),
             bridge::WITHDRAWING.to_vec(),
             letters::POINTS.to_vec(),
+            ledger::ISSUING.to_vec(),
+            ledger::ASKING.to_vec(),
             restored::POINTS.to_vec(),
         ],
     );
