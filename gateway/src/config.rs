@@ -10,9 +10,11 @@
 mod alert;
 mod allowed;
 mod commands;
+mod desired;
 mod error;
 mod files;
 mod keys;
+mod overlay;
 mod port;
 mod read;
 mod section;
@@ -30,6 +32,7 @@ pub use crate::outbox::WhenFull;
 use crate::rules::Rule;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use allowed::SOCKET_PATH_BYTES_MAX;
+pub use desired::Desired;
 pub use error::{ConfigError, ConfigErrors};
 pub use fieldpost_mqtt::{Ca, ClientCertificate, Login, Password};
 pub use section::Setting;
@@ -63,12 +66,30 @@ pub struct Config {
     pub status: Status,
     /// How a person at the machine talks to it.
     pub control: Control,
+    /// What may be set from afar.
+    pub remote: Remote,
     /// What the numbers mean: name, location, units.
     pub meta: Meta,
     /// What is allowed and yet deserves a look. Each is a sentence for a person.
     pub warnings: Vec<String>,
     /// Every key in effect, secrets hidden: see [`Config::redacted`].
     effective: Vec<Setting>,
+    /// What it was read from.
+    local: Local,
+}
+
+/// The file as it was read, and the environment. Its text may hold a password.
+#[derive(Clone)]
+struct Local {
+    file: Option<PathBuf>,
+    text: Arc<str>,
+    environment: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// `[device]`
@@ -172,6 +193,15 @@ pub struct Control {
     pub socket: Option<PathBuf>,
 }
 
+/// `[remote]`
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Whether `config/desired` is taken at all.
+    pub enabled: bool,
+    /// The sections that it may set.
+    pub allow: Vec<&'static str>,
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -184,10 +214,8 @@ impl Config {
         path: &Path,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, ConfigErrors> {
-        let text = files::read(path)?;
-        let mut config = Config::parse(&text, env).map_err(|errors| errors.in_file(path))?;
-        config.warnings.extend(files::readable_secret(&config, path));
-        Ok(config)
+        let (file, text) = (Some(path.to_owned()), files::read(path)?.into());
+        Local { file, text, environment: env.collect() }.read()
     }
 
     /// The same from text.
@@ -198,7 +226,30 @@ impl Config {
         text: &str,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, ConfigErrors> {
-        read::config(text, env)
+        Local { file: None, text: text.into(), environment: env.collect() }.read()
+    }
+
+    /// The file as it stands now, with the environment of the start.
+    ///
+    /// # Errors
+    /// All that is wrong with it, at once.
+    pub fn read_again(&self) -> Result<Config, ConfigErrors> {
+        let mut local = self.local.clone();
+        if let Some(file) = &local.file {
+            local.text = files::read(file)?.into();
+        }
+        local.read()
+    }
+
+    /// The file as it was read, and over it what is desired from afar.
+    ///
+    /// # Errors
+    /// All that is wrong with both together, and what may not be set from afar.
+    pub fn overlaid(&self, desired: &Desired) -> Result<Config, ConfigErrors> {
+        let overlaid = desired.table().and_then(|table| {
+            read::config(self.local.clone(), Some(table)).map_err(ConfigErrors::into_errors)
+        });
+        overlaid.map_err(|errors| ConfigErrors::new(errors).in_file(Path::new(desired::NAME)))
     }
 
     /// Checks that the files which the configuration names can be read: CA, certificate,
@@ -215,9 +266,25 @@ impl Config {
         self.effective.iter().any(|setting| setting.is_variable("[broker]", "password"))
     }
 
+    /// The configuration in effect as JSON, defaults included, secrets hidden.
+    pub fn redacted_json(&self) -> serde_json::Value {
+        let table: Option<toml::Table> = self.redacted().to_string().parse().ok();
+        table.and_then(|table| serde_json::to_value(table).ok()).unwrap_or_default()
+    }
+
     /// The configuration in effect as TOML, defaults included, secrets hidden.
     pub fn redacted(&self) -> impl fmt::Display + '_ {
         section::Settings(&self.effective)
+    }
+}
+
+impl Local {
+    fn read(self) -> Result<Config, ConfigErrors> {
+        let file = self.file.clone();
+        let Some(path) = file else { return read::config(self, None) };
+        let mut config = read::config(self, None).map_err(|errors| errors.in_file(&path))?;
+        config.warnings.extend(files::readable_secret(&config, &path));
+        Ok(config)
     }
 }
 

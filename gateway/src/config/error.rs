@@ -102,6 +102,10 @@ impl ConfigErrors {
         self
     }
 
+    pub(super) fn into_errors(self) -> Vec<ConfigError> {
+        self.errors
+    }
+
     /// One by one, in the order of the file's sections.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &ConfigError> {
         self.errors.iter()

@@ -10,7 +10,7 @@ use super::allowed::{
 use super::section::{Kind, Section};
 use super::{
     Alerts, Broker, Ca, ClientCertificate, Control, Device, Login, Outbox, Password, Publish,
-    Status, System, Tls,
+    Remote, Status, System, Tls, overlay,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -203,4 +203,21 @@ pub(super) fn control(mut section: Section<'_>) -> Control {
         });
     section.finish();
     Control { socket }
+}
+
+/// `[remote]`
+pub(super) fn remote(mut section: Section<'_>) -> Remote {
+    let enabled = section.or("enabled", Kind::Bool, "true", boolean);
+    let allow = section.or("allow", Kind::Texts, &overlay::DEFAULT.join("\n"), |text| {
+        let known = |word: &str| overlay::SECTIONS.into_iter().find(|known| *known == word);
+        let word = |word| {
+            known(word).ok_or_else(|| {
+                let sections = overlay::SECTIONS.map(|word| format!("{word:?}")).join(" ");
+                format!("{word:?} is no section that can be set from afar; those are {sections}")
+            })
+        };
+        text.lines().map(word).collect()
+    });
+    section.finish();
+    Remote { enabled, allow }
 }

@@ -10,15 +10,15 @@ use toml::{Table, Value};
 use super::allowed::filled;
 use super::section::{Kind, Overrides, Report, Section, key_text, suggest};
 use super::{
-    Config, ConfigError, ConfigErrors, Device, Outbox, PortConfig, System, alert, commands, keys,
-    port,
+    Config, ConfigError, ConfigErrors, Device, Local, Outbox, PortConfig, System, alert, commands,
+    keys, overlay, port,
 };
 use crate::commands::Allowed;
 use crate::rules::{RULES_MAX, Rule};
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "device", "outbox", "publish", "broker", "port", "system", "commands", "command", "alerts",
-    "alert", "status", "control", "meta",
+    "alert", "status", "control", "remote", "meta",
 ];
 const VARIABLE_PREFIX: &str = "FIELDPOST_";
 /// Ports of one gateway: each costs a task and 12 KiB.
@@ -26,15 +26,12 @@ const PORTS_MAX: usize = 64;
 /// Commands to boards.
 const COMMANDS_MAX: usize = 256;
 
-/// The whole configuration.
-pub(super) fn config(
-    text: &str,
-    env: impl Iterator<Item = (String, String)>,
-) -> Result<Config, ConfigErrors> {
-    let root: Table = text.parse().map_err(|error| syntax(text, &error))?;
+/// The whole configuration, with what is desired from afar over it.
+pub(super) fn config(local: Local, desired: Option<Table>) -> Result<Config, ConfigErrors> {
+    let root: Table = local.text.parse().map_err(|error| syntax(&local.text, &error))?;
     let mut document = Document { root, overrides: BTreeMap::new(), report: Report::default() };
-    document.take_environment(env);
-    document.read()
+    document.take_environment(local.environment.iter().cloned());
+    document.read(local, desired)
 }
 
 /// The place and the reason, without the line itself: it may be the one with the password.
@@ -82,7 +79,12 @@ impl Document {
         }
     }
 
-    fn read(mut self) -> Result<Config, ConfigErrors> {
+    fn read(mut self, local: Local, desired: Option<Table>) -> Result<Config, ConfigErrors> {
+        let remote = keys::remote(self.section("remote"));
+        if let Some(desired) = desired {
+            let Document { root, overrides, report } = &mut self;
+            overlay::lay(root, desired, &remote, overrides, &mut report.errors);
+        }
         let device = keys::device(self.section("device"));
         let outbox = keys::outbox(self.section("outbox"));
         let publish = keys::publish(self.section("publish"));
@@ -122,9 +124,11 @@ impl Document {
                 rules,
                 status,
                 control,
+                remote,
                 meta,
                 warnings,
                 effective,
+                local,
             }),
             _ => Err(ConfigErrors::new(errors)),
         }
