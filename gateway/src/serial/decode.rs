@@ -57,7 +57,7 @@ impl Decoder {
     /// For a port that was just opened, perhaps in the middle of a line, or for one connection
     /// to a socket.
     pub fn new(port: PortConfig, counters: Arc<Counters>) -> Self {
-        let ends = if matches!(port.format, Format::Cobs(_)) { Ends::Zero } else { Ends::Text };
+        let ends = ends_of(&port.format);
         let splitter =
             if port.place.is_socket() { Splitter::from_start(ends) } else { Splitter::new(ends) };
         let lines = Lines {
@@ -83,6 +83,21 @@ impl Decoder {
         });
     }
 
+    /// From the next byte on the port is described by this. A line that has begun goes on, unless
+    /// something else ends lines now: then it is dropped, as after an opening.
+    pub fn retune(&mut self, port: PortConfig) {
+        let ends = ends_of(&port.format);
+        if ends != ends_of(&self.lines.port.format) {
+            self.ended();
+            self.splitter.change_ends(ends);
+        }
+        if port.format != self.lines.port.format {
+            self.lines.reader = Reader::default();
+        }
+        self.lines.streak = Streak::new(&port);
+        self.lines.port = port;
+    }
+
     /// The port was lost: what comes next may begin in the middle of a line.
     pub fn reopened(&mut self) {
         self.ended();
@@ -100,6 +115,10 @@ impl Decoder {
     pub fn bytes_held(&self) -> usize {
         self.splitter.bytes_held()
     }
+}
+
+fn ends_of(format: &Format) -> Ends {
+    if matches!(format, Format::Cobs(_)) { Ends::Zero } else { Ends::Text }
 }
 
 impl Lines {

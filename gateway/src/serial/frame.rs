@@ -99,6 +99,11 @@ impl Splitter {
         fragment
     }
 
+    /// From here on something else ends a line.
+    pub(super) fn change_ends(&mut self, ends: Ends) {
+        self.ends = ends;
+    }
+
     /// Bytes of memory held, whatever came.
     pub(super) fn bytes_held(&self) -> usize {
         self.line.capacity()

@@ -1,10 +1,10 @@
 //! Where readings and events of a port go. Nothing here waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::counters::count;
@@ -30,7 +30,9 @@ pub(super) struct Outlet {
     readings: mpsc::Sender<Measured>,
     events: mpsc::Sender<PortEvent>,
     pub(super) counters: Arc<Counters>,
-    window: Option<Mutex<Window>>,
+    window: Mutex<Option<Window>>,
+    /// There is another window.
+    changed: Notify,
 }
 
 impl Outlet {
@@ -46,8 +48,20 @@ impl Outlet {
             readings,
             events,
             counters: Arc::default(),
-            window: config.averaging.clone().map(|averaging| Mutex::new(Window::new(averaging))),
+            window: Mutex::new(config.averaging.clone().map(Window::new)),
+            changed: Notify::new(),
         }
+    }
+
+    /// What comes from here on is described by this: it shares no window with what came before.
+    pub(super) fn retune(&self, config: &PortConfig) {
+        self.end();
+        *self.window() = config.averaging.clone().map(Window::new);
+        self.changed.notify_one();
+    }
+
+    fn window(&self) -> MutexGuard<'_, Option<Window>> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// CLOCK_BOOTTIME.
@@ -83,8 +97,8 @@ impl Outlet {
     }
 
     fn reading(&self, measured: Measured) -> Reply {
-        let Some(window) = &self.window else { return self.queue(measured) };
-        let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window();
+        let Some(window) = window.as_mut() else { return self.queue(measured) };
         // What becomes of the window before it is counted, and is no answer to this line.
         let passed = window.push(measured, |ended| drop(self.queue(ended)));
         passed.map_or(Reply::Taken, |measured| self.queue(measured))
@@ -107,22 +121,28 @@ impl Outlet {
 
     /// Gives out windows as they end. Never returns.
     pub(super) async fn end_windows(&self) {
-        let Some(window) = &self.window else { return std::future::pending().await };
         loop {
-            let now_ms = self.now_ms();
-            let rest_ms = {
-                let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let rest_ms = self.window().as_mut().map(|window| {
+                let now_ms = self.now_ms();
                 window.end_before(now_ms, |ended| drop(self.queue(ended)));
                 window.rest_ms(now_ms)
+            });
+            let ended = async {
+                match rest_ms {
+                    Some(rest_ms) => sleep(Duration::from_millis(rest_ms)).await,
+                    None => std::future::pending().await,
+                }
             };
-            sleep(Duration::from_millis(rest_ms)).await;
+            tokio::select! {
+                () = ended => {}
+                () = self.changed.notified() => {}
+            }
         }
     }
 
     /// The port is closing for good: what is in its open window is accepted as it stands.
     pub(super) fn end(&self) {
-        if let Some(window) = &self.window {
-            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(window) = self.window().as_mut() {
             window.end(self.now_ms(), |ended| drop(self.queue(ended)));
         }
     }

@@ -90,11 +90,18 @@ pub struct PortHandle {
     pub releaser: Releaser,
     /// Sends it commands, if it is a device.
     pub board: Board,
+    settings: watch::Sender<PortConfig>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl PortHandle {
+    /// What is read from here on is described by this, at the same place and under the same name. The
+    /// port stays open, and a line that has begun goes on.
+    pub fn retune(&self, config: PortConfig) {
+        let _ = self.settings.send(config);
+    }
+
     /// Stops reading, closes the port and waits until that is done. What was read is in the
     /// queue, an open window too; what the kernel still held is not.
     pub async fn stop(self) {
@@ -138,27 +145,29 @@ pub fn spawn(
     let releaser = Releaser { port: config.name.clone(), until };
     let board = Board::new(config.name.clone());
     let to_board = board.clone();
+    let (settings, settings_now) = watch::channel(config.clone());
     let task = tokio::spawn(async move {
         // Reading may be given up anywhere: the decoder holds only what was not accepted.
         tokio::select! {
             _ = stopped => {}
-            () = read_unless_released(&config, &outlet, &to_board, released) => {}
+            () = read_unless_released(&config, &settings_now, &outlet, &to_board, released) => {}
             () = outlet.end_windows() => {}
         }
         outlet.end();
     });
-    PortHandle { counters, releaser, board, stop, task }
+    PortHandle { counters, releaser, board, settings, stop, task }
 }
 
 #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a port is closed")]
 async fn read_unless_released(
     port: &PortConfig,
+    settings: &watch::Receiver<PortConfig>,
     outlet: &Arc<Outlet>,
     board: &Board,
     mut released: watch::Receiver<Instant>,
 ) {
     // Kept while the port is closed: the board's next `#n` tells what went to somebody else.
-    let mut decoder = Decoder::new(port.clone(), outlet.counters.clone());
+    let mut tuned = Tuned::new(settings, outlet);
     loop {
         let until = *released.borrow_and_update();
         let time = until.saturating_duration_since(Instant::now());
@@ -166,10 +175,10 @@ async fn read_unless_released(
             // A port that is open is not closed to be opened again: that would reset an Uno.
             let is_wanted = |until: &Instant| *until > Instant::now();
             tokio::select! {
-                () = read_forever(port, outlet, board, &mut decoder) => return,
+                () = read_forever(port, settings, outlet, board, &mut tuned) => return,
                 Ok(_) = released.wait_for(is_wanted) => {}
             }
-            decoder.reopened();
+            tuned.decoder.reopened();
         } else {
             outlet.event(PortEvent::Released { port: port.name.clone(), time });
             tokio::select! {
@@ -182,9 +191,10 @@ async fn read_unless_released(
 
 async fn read_forever(
     port: &PortConfig,
+    settings: &watch::Receiver<PortConfig>,
     outlet: &Arc<Outlet>,
     board: &Board,
-    decoder: &mut Decoder,
+    tuned: &mut Tuned,
 ) {
     let mut opener = Opener::default();
     let mut opened_before = false;
@@ -200,14 +210,14 @@ async fn read_forever(
                 let end = match opened {
                     Opened::Device(stream, hints) => {
                         outlet.event(opened_with(hints));
-                        read(stream, decoder, outlet, board.talk(), &mut failures).await
+                        read(stream, tuned, outlet, board.talk(), &mut failures).await
                     }
                     Opened::Socket(listener) => {
                         outlet.event(opened_with(Vec::new()));
-                        End::Lost(socket::serve(&listener, port, outlet).await)
+                        End::Lost(socket::serve(&listener, settings, outlet).await)
                     }
                 };
-                decoder.reopened();
+                tuned.decoder.reopened();
                 match end {
                     End::Lost(reason) => reason,
                     End::NobodyReads => return,
@@ -220,6 +230,31 @@ async fn read_forever(
         }
         sleep(reopen_after(failures)).await;
         failures += 1;
+    }
+}
+
+/// A decoder, and what it is to be.
+#[derive(Debug)]
+pub(super) struct Tuned {
+    settings: watch::Receiver<PortConfig>,
+    decoder: Decoder,
+}
+
+impl Tuned {
+    pub(super) fn new(settings: &watch::Receiver<PortConfig>, outlet: &Outlet) -> Tuned {
+        let mut settings = settings.clone();
+        let port = settings.borrow_and_update().clone();
+        Tuned { settings, decoder: Decoder::new(port, outlet.counters.clone()) }
+    }
+
+    /// The decoder of the next bytes.
+    pub(super) fn now(&mut self, outlet: &Outlet) -> &mut Decoder {
+        if self.settings.has_changed().unwrap_or(false) {
+            let port = self.settings.borrow_and_update().clone();
+            outlet.retune(&port);
+            self.decoder.retune(port);
+        }
+        &mut self.decoder
     }
 }
 
@@ -237,7 +272,7 @@ enum End {
 /// opens and hangs up at once is not worth a hundred openings a second.
 async fn read(
     stream: SerialStream,
-    decoder: &mut Decoder,
+    tuned: &mut Tuned,
     outlet: &Outlet,
     mut talk: Talk,
     failures: &mut usize,
@@ -252,7 +287,7 @@ async fn read(
                 Ok(bytes) => {
                     *failures = 0;
                     let boot_ms = outlet.now_ms();
-                    decoder.push(&buffer[..bytes], |decoded| hear(decoded, boot_ms, outlet, &mut talk));
+                    tuned.now(outlet).push(&buffer[..bytes], |decoded| hear(decoded, boot_ms, outlet, &mut talk));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return End::Lost(format!("it cannot be read: {error}")),

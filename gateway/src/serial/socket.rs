@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::PortConfig;
 use super::outlet::{Outlet, Reply};
-use super::{Decoder, PortConfig};
+use super::port::Tuned;
 use crate::local::Listener;
 
 /// Connections at a time. Each costs a task and 12 KiB.
@@ -32,13 +34,17 @@ const LOOK_AFTER: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Serves connections until the socket fails; returns why it did.
-pub(super) async fn serve(listener: &Listener, port: &PortConfig, outlet: &Arc<Outlet>) -> String {
+pub(super) async fn serve(
+    listener: &Listener,
+    settings: &watch::Receiver<PortConfig>,
+    outlet: &Arc<Outlet>,
+) -> String {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(stream) if connections.len() < CONNECTIONS_MAX => {
-                    connections.spawn(connection(stream, port.clone(), outlet.clone()));
+                    connections.spawn(connection(stream, Tuned::new(settings, outlet), outlet.clone()));
                 }
                 Ok(stream) => refuse(&stream),
                 Err(error) => return format!("nobody can connect to it any more: {error}"),
@@ -59,14 +65,13 @@ fn refuse(stream: &UnixStream) {
     let _ = stream.try_write(text.as_bytes());
 }
 
-async fn connection(mut stream: UnixStream, port: PortConfig, outlet: Arc<Outlet>) {
-    let mut decoder = Decoder::new(port, outlet.counters.clone());
+async fn connection(mut stream: UnixStream, mut tuned: Tuned, outlet: Arc<Outlet>) {
     let mut buffer = [0; READ_BYTES_MAX];
     let mut answering = true;
     while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
         let boot_ms = outlet.now_ms();
         let mut answers = String::new();
-        decoder.push(&buffer[..bytes], |decoded| {
+        tuned.now(&outlet).push(&buffer[..bytes], |decoded| {
             if let Some(reply) = outlet.give(decoded, boot_ms) {
                 answers.push_str(&line(&reply));
             }
@@ -80,7 +85,7 @@ async fn connection(mut stream: UnixStream, port: PortConfig, outlet: Arc<Outlet
             return;
         }
     }
-    if decoder.ended() && answering {
+    if tuned.now(&outlet).ended() && answering {
         answer(&mut stream, "refused: it does not end with a line end\n").await;
     }
 }

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
-use crate::serial::{Aggregate, Averaging, CountersNow, Place, crc16};
+use crate::serial::{
+    Aggregate, Averaging, Checksum, CountersNow, Format, Place, Rule, Rules, crc16,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -137,6 +139,58 @@ async fn what_a_board_writes_is_read_with_the_time_of_its_line_end() {
     assert_eq!(bench.event().await, boot);
     let now = bench.handle.counters.snapshot();
     assert_eq!((now.frames, now.accepted_by_queue, now.refused()), (2, 1, 0));
+    bench.handle.stop().await;
+}
+
+/// 500 lines, and in the middle of each the configuration is replaced.
+#[tokio::test]
+async fn another_format_in_the_middle_of_a_line_loses_none_and_closes_nothing() {
+    let (mut bench, board) = Bench::start(4_000, true, |_| {});
+    let mut board = board.unwrap();
+    bench.opened().await;
+    let mut written = 0;
+    for number in 1..=500 {
+        let line = signed(&format!("t={number} #{number}"));
+        let (front, end) = line.split_at(number % (line.len() - 1) + 1);
+        board.write(front);
+        written += front.len() as u64;
+        bench.until(|now| now.bytes == written).await;
+        let mut port = PortConfig::new("fruiting", bench.link.clone());
+        let scale = if number % 2 == 0 { 10.0 } else { 100.0 };
+        let rule = Rule { name: Some("temp".into()), scale: Some(scale), ..Rule::default() };
+        port.rules = Rules([("t".to_owned(), rule)].into());
+        port.checksum = if number % 3 == 0 { Checksum::Optional } else { Checksum::Required };
+        bench.handle.retune(port);
+        board.write(end);
+        written += end.len() as u64;
+        let expected = format!(r#"fruiting {{"temp":{}.0}}"#, number as f64 * scale);
+        assert_eq!(bench.reading().await, expected);
+    }
+    let now = bench.handle.counters.snapshot();
+    assert_eq!((now.accepted_by_queue, now.lines_lost, now.refused(), now.partial), (500, 0, 0, 0));
+    assert!(bench.events.try_recv().is_err(), "the port was opened once");
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn packets_instead_of_lines_drop_the_line_that_has_begun_and_a_window_ends_with_its_rules() {
+    let (mut bench, board) = Bench::start(10, true, |port| {
+        port.averaging = Some(Averaging { window_ms: 86_400_000, keep: vec![Aggregate::Mean] });
+    });
+    let mut board = board.unwrap();
+    bench.opened().await;
+    let line = signed("t=4 #1");
+    board.write(&line);
+    board.write("t=5");
+    bench.until(|now| now.bytes as usize == line.len() + 3).await;
+    let mut port = PortConfig::new("fruiting", bench.link.clone());
+    port.format = Format::Cobs(vec!["t:u8".parse().unwrap()]);
+    port.checksum = Checksum::None;
+    bench.handle.retune(port);
+    board.write("\0\x02\x07\0");
+    assert_eq!(bench.reading().await, r#"fruiting {"t":4.0}"#);
+    assert_eq!(bench.reading().await, r#"fruiting {"t":7}"#);
+    assert_eq!(bench.handle.counters.snapshot().partial, 1);
     bench.handle.stop().await;
 }
 
