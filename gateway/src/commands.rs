@@ -55,6 +55,12 @@ struct Way {
     queue: VecDeque<Command>,
 }
 
+impl Way {
+    fn new(board: Board) -> Way {
+        Way { board, busy: false, queue: VecDeque::new() }
+    }
+}
+
 /// Who holds commands until they can be judged.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -71,11 +77,22 @@ impl Desk {
     /// With what the configuration allows, and the boards; ends of commands come by the receiver.
     pub(crate) fn new(allowed: Arc<Allowed>, boards: Vec<Board>) -> (Self, mpsc::Receiver<Done>) {
         let (done, ends) = mpsc::channel(DONE_MAX);
-        let way =
-            |board: Board| (board.port.clone(), Way { board, busy: false, queue: VecDeque::new() });
+        let way = |board: Board| (board.port.clone(), Way::new(board));
         let ways = boards.into_iter().map(way).collect();
         let (queue, held, owed) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         (Desk { allowed, ways, queue, held, done, owed }, ends)
+    }
+
+    /// Another configuration: what waited for a board that is gone is judged anew.
+    pub(crate) fn change(&mut self, allowed: Arc<Allowed>, boards: Vec<Board>) {
+        let mut before = std::mem::take(&mut self.ways);
+        for board in boards {
+            let mut way = before.remove(&board.port).unwrap_or_else(|| Way::new(board.clone()));
+            way.board = board;
+            self.ways.insert(way.board.port.clone(), way);
+        }
+        before.into_values().for_each(|mut way| self.queue.append(&mut way.queue));
+        self.allowed = allowed;
     }
 
     /// What may be called.

@@ -33,6 +33,7 @@ use crate::rules::Rule;
 pub use crate::serial::{Checksum, Format, PortConfig};
 pub use allowed::SOCKET_PATH_BYTES_MAX;
 pub use desired::Desired;
+pub(crate) use desired::JSON_BYTES_MAX;
 pub use error::{ConfigError, ConfigErrors};
 pub use fieldpost_mqtt::{Ca, ClientCertificate, Login, Password};
 pub use section::Setting;
@@ -136,7 +137,7 @@ pub struct Publish {
 }
 
 /// `[broker]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
     /// Host name or address.
     pub host: String,
@@ -151,7 +152,7 @@ pub struct Broker {
 }
 
 /// How the broker is verified, and how it verifies us.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// The CAs that may have signed the broker's certificate.
     pub ca: Ca,
@@ -239,6 +240,14 @@ impl Config {
             local.text = files::read(file)?.into();
         }
         local.read()
+    }
+
+    /// The file as it was read.
+    ///
+    /// # Errors
+    /// None, since it was good then.
+    pub fn only_file(&self) -> Result<Config, ConfigErrors> {
+        self.local.clone().read()
     }
 
     /// The file as it was read, and over it what is desired from afar.

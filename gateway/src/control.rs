@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::config::parse_duration;
@@ -26,7 +27,7 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const RELEASE_MAX: Duration = Duration::from_secs(3_600);
 
 /// Serves requests, one after the other, until the task is given up.
-pub(crate) async fn run(path: PathBuf, ports: Vec<Releaser>) {
+pub(crate) async fn run(path: PathBuf, ports: watch::Receiver<Vec<Releaser>>) {
     let listener = match Listener::bind(&path).await {
         Ok(listener) => listener,
         Err(why) => {
@@ -49,11 +50,14 @@ pub(crate) async fn run(path: PathBuf, ports: Vec<Releaser>) {
     }
 }
 
-async fn serve(mut stream: UnixStream, ports: &[Releaser]) -> std::io::Result<()> {
+async fn serve(
+    mut stream: UnixStream,
+    ports: &watch::Receiver<Vec<Releaser>>,
+) -> std::io::Result<()> {
     let mut request = String::new();
     let (reader, mut writer) = stream.split();
     BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut request).await?;
-    let answer = match answer(request.trim(), ports) {
+    let answer = match answer(request.trim(), &ports.borrow()) {
         Ok(done) => format!("done: {done}\n"),
         Err(why) => format!("refused: {why}\n"),
     };
@@ -110,7 +114,8 @@ mod tests {
         let (events, _events) = mpsc::channel(8);
         let port = PortConfig::new("fruiting", folder.path().join("none"));
         let handle = spawn(port, || 0, readings, events);
-        let server = tokio::spawn(run(path.clone(), vec![handle.releaser.clone()]));
+        let releasers = watch::Sender::new(vec![handle.releaser.clone()]);
+        let server = tokio::spawn(run(path.clone(), releasers.subscribe()));
         while !path.exists() {
             tokio::task::yield_now().await;
         }

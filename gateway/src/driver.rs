@@ -4,10 +4,12 @@
 
 mod alerts;
 mod alive;
+mod apply;
 mod broker;
 mod commands;
 mod health;
 mod publish;
+mod remote;
 mod resend;
 
 use std::path::PathBuf;
@@ -30,9 +32,11 @@ use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
 use crate::rules::Rules;
-use crate::serial::{Counters, PortConfig, PortEvent, Releaser};
+use crate::serial::{Counters, PortConfig, PortEvent};
+use crate::sources::Sources;
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
+pub(crate) use remote::Afar;
 use resend::Resend;
 
 /// How often health, live values and heartbeat are looked at.
@@ -124,7 +128,11 @@ pub(crate) struct Driver {
     /// The last report says that this gateway has stopped.
     pub(crate) ending: bool,
     pub(crate) desk: Desk,
-    pub(crate) releasers: Vec<Releaser>,
+    pub(crate) afar: Afar,
+    pub(crate) sources: Sources,
+    pub(crate) commit_interval: watch::Sender<Duration>,
+    /// The session is not that of the configuration: another one has to begin.
+    pub(crate) session_is_old: bool,
     /// Until when more is logged than at the start.
     pub(crate) log_until: Option<Duration>,
     /// Readings that are published once more.
@@ -146,6 +154,9 @@ impl Driver {
             self.pump().await?;
             if self.restart {
                 return Ok(End::Restart);
+            }
+            if std::mem::take(&mut self.session_is_old) {
+                inputs.session = self.renew_session().await;
             }
             let wake = Instant::now() + self.timeout();
             tokio::select! {
@@ -176,6 +187,7 @@ impl Driver {
     async fn pump(&mut self) -> Result<(), Gone> {
         self.handle_notices().await?;
         self.serve_commands().await?;
+        self.serve_desired().await?;
         self.send_all().await?;
         self.go_on_resending().await?;
         self.tell_alerts();
@@ -259,7 +271,10 @@ impl Driver {
                     let written = self.outbox.call(move |outbox| outbox.set_confirmed(&confirmed)).await?;
                     self.tell_again_unless(written);
                 }
-                Notice::CloudTime { skew_ms, rtt } => self.learn_time(skew_ms, rtt).await?,
+                Notice::CloudTime { skew_ms, rtt } => {
+                    self.judge_trial(clock::boottime().saturating_sub(rtt)).await;
+                    self.learn_time(skew_ms, rtt).await?;
+                }
                 Notice::Stuck { key, seq } => self.alerts.raise(
                     boot_ms,
                     "row_stuck",
@@ -334,6 +349,7 @@ impl Driver {
         self.tell_acked().await?;
         self.tick_commands(now).await?;
         self.tick_rules(now.as_millis() as i64).await?;
+        self.tick_desired(now).await?;
         self.publish_live(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
             self.last_trim_ms = now.as_millis() as i64;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fieldpost_protocol::{EventKind, Seq, Stream, StreamKey};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock::Now;
@@ -82,7 +82,7 @@ pub struct Intake {
     /// Counted since the start.
     pub counted: Arc<Counted>,
     /// At most one commit of readings in this time.
-    pub commit_interval: Duration,
+    pub commit_interval: watch::Receiver<Duration>,
     /// Readings held here; the channel holds as many again.
     pub pending_max: usize,
 }
@@ -122,7 +122,7 @@ impl Intake {
             let urgent = !events.is_empty() || ending || pending.len() >= self.pending_max;
             if (Instant::now() >= due || urgent) && !(pending.is_empty() && events.is_empty()) {
                 let failed = self.commit(&mut pending, &mut events).await?;
-                due = Instant::now() + self.commit_interval;
+                due = Instant::now() + *self.commit_interval.borrow();
                 if failed && ending {
                     tracing::error!(readings = pending.len(), "not written before the end");
                     return Ok(());

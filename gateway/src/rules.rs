@@ -49,7 +49,6 @@ impl Rules {
     }
 
     /// Other rules, from now on. What was raised by one that is gone or different is cleared.
-    #[allow(dead_code, reason = "for a configuration that is applied while it runs")]
     pub fn replace(&self, rules: Vec<Rule>, boot_ms: i64) {
         self.board().replace(rules, boot_ms);
         self.0.told.notify_one();

@@ -21,14 +21,13 @@ use crate::clock::{self, Now};
 use crate::commands::Desk;
 use crate::config::Config;
 use crate::control;
-use crate::driver::{Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
+use crate::driver::{Afar, Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
 use crate::engine::{self, Engine};
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
 use crate::outbox::{self, Outbox, OutboxThread};
 use crate::rules::Rules;
-use crate::serial::{self, PortHandle, Releaser};
-use crate::system;
+use crate::sources::Sources;
 
 /// Publishes without a puback that a session allows.
 pub(crate) const INFLIGHT_MAX: u16 = 96;
@@ -50,9 +49,11 @@ pub async fn run(
     service: Service,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<bool> {
-    let config = Arc::new(config);
     let now = Now::read();
-    let (outbox, recovered) = open_outbox(&config, now)?;
+    let (mut outbox, recovered) = open_outbox(&config, now)?;
+    let (afar, config) = Afar::at_start(config);
+    let config = Arc::new(config);
+    outbox.change_retention(&config.outbox);
     let mut alerts = Alerts::default();
     if let Some(message) = recovered.damage() {
         alerts.raise(now.boot_ms, "outbox_damaged", None, Severity::Critical, message);
@@ -80,6 +81,7 @@ pub async fn run(
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let (committed_in, committed) = mpsc::channel(COMMITTED_MAX);
     let (port_events_in, port_events) = mpsc::channel(PORT_EVENTS_MAX);
+    let commit_interval = watch::Sender::new(config.outbox.commit_interval);
     let (live, counted) = (Live::default(), Arc::new(Counted::default()));
     let intake = Intake {
         readings,
@@ -90,44 +92,21 @@ pub async fn run(
         rules: rules.clone(),
         full_logged: false,
         counted: counted.clone(),
-        commit_interval: config.outbox.commit_interval,
+        commit_interval: commit_interval.subscribe(),
         pending_max: (config.outbox.queue_readings / 2).max(1),
     };
     let mut intake = tokio::spawn(intake.run());
 
-    let mut handles = Vec::new();
-    let mut ports = Vec::new();
-    for port in &config.ports {
-        let handle = serial::spawn(
-            port.clone(),
-            clock::boottime_ms,
-            readings_in.clone(),
-            port_events_in.clone(),
-        );
-        ports.push(Port::new(port, handle.counters.clone()));
-        handles.push(handle);
-    }
-    let system = config.system.enabled.then(|| {
-        let run = system::run(
-            config.system.interval,
-            config.outbox.path.clone(),
-            ports.iter().map(|port| (port.name.clone(), port.counters.clone())).collect(),
-            clock::boottime_ms,
-            readings_in.clone(),
-        );
-        tokio::spawn(run)
-    });
-    drop(readings_in);
-    let devices = || handles.iter().zip(&config.ports).filter(|(_, port)| !port.place.is_socket());
-    let releasers: Vec<Releaser> = devices().map(|(handle, _)| handle.releaser.clone()).collect();
-    let boards = devices().map(|(handle, _)| handle.board.clone()).collect();
-    let (mut desk, commands) = Desk::new(config.commands.clone(), boards);
+    let mut sources = Sources::new(config.outbox.path.clone(), readings_in, port_events_in);
+    sources.follow(&config.ports, &config.system).await;
+    let ports = sources.ports().map(|(port, counters)| Port::new(port, counters.clone())).collect();
+    let (mut desk, commands) = Desk::new(config.commands.clone(), sources.boards());
     left.into_iter().for_each(|left| desk.recall(left));
     let control = config
         .control
         .socket
         .clone()
-        .map(|path| tokio::spawn(control::run(path, releasers.clone())));
+        .map(|path| tokio::spawn(control::run(path, sources.releasers())));
 
     let settings = engine::Settings {
         publish_interval: config.publish.publish_interval,
@@ -169,7 +148,10 @@ pub async fn run(
         alive: Alive::new(service),
         ending: false,
         desk,
-        releasers,
+        afar,
+        sources,
+        commit_interval,
+        session_is_old: false,
         log_until: None,
         resend: None,
         restart: false,
@@ -193,7 +175,7 @@ pub async fn run(
         // So that its socket is gone when the process is.
         let _ = control.await;
     }
-    stop_sources(handles, system).await;
+    driver.sources.stop().await;
     driver.finish().await.ok();
     drop((driver, session_events));
     let flushed = (&mut intake).await;
@@ -213,15 +195,6 @@ pub async fn run(
     Ok(restart)
 }
 
-async fn stop_sources(ports: Vec<PortHandle>, system: Option<tokio::task::JoinHandle<()>>) {
-    for port in ports {
-        port.stop().await;
-    }
-    if let Some(system) = system {
-        system.abort();
-    }
-}
-
 /// Opens the outbox of a configuration: also for the commands that look into it.
 ///
 /// # Errors
@@ -239,16 +212,16 @@ pub fn open_outbox(config: &Config, now: Now) -> anyhow::Result<(Outbox, outbox:
     Ok(Outbox::open(settings, now)?)
 }
 
-fn address_of(config: &Config) -> String {
+pub(crate) fn address_of(config: &Config) -> String {
     config
         .broker
         .as_ref()
         .map_or(String::new(), |broker| format!("{}:{}", broker.host, broker.port))
 }
 
-type Started = (mqtt::Session, mpsc::Receiver<mqtt::Event>);
+pub(crate) type Started = (mqtt::Session, mpsc::Receiver<mqtt::Event>);
 
-fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
+pub(crate) fn start_session(config: &Config) -> anyhow::Result<Option<Started>> {
     let Some(options) = session_options(config) else {
         tracing::info!("no [broker]: this gateway records locally");
         return Ok(None);

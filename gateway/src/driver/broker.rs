@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fieldpost_mqtt::{DisconnectReason, Event as SessionEvent};
 use fieldpost_protocol::{BridgeStatus, Severity, State, SyncAcks, Topic};
+use tokio::sync::mpsc;
 
 use super::Driver;
 use crate::clock;
@@ -50,6 +51,7 @@ impl Driver {
                 self.engine.handle_connected(now);
                 self.last_heartbeat = None;
                 self.publish_meta();
+                self.publish_reported();
             }
             SessionEvent::Disconnected { reason, retry_in, .. } => {
                 self.handle_disconnected(now, &reason, retry_in);
@@ -98,6 +100,28 @@ impl Driver {
         self.engine.handle_disconnected();
     }
 
+    /// Says goodbye to the broker, and begins with the one that the configuration names.
+    pub(super) async fn renew_session(&mut self) -> Option<mpsc::Receiver<SessionEvent>> {
+        self.publish_offline();
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+        self.connection = None;
+        self.engine.handle_disconnected();
+        match crate::run::start_session(&self.config) {
+            Ok(Some((session, events))) => {
+                self.session = Some(session);
+                Some(events)
+            }
+            Ok(None) => None,
+            // It was checked before it was taken.
+            Err(error) => {
+                tracing::error!("no session with the broker: {error:#}");
+                None
+            }
+        }
+    }
+
     /// A connection that holds is a good one.
     pub(super) fn judge_connection(&mut self, now: Duration) {
         let holds = self.broker.connected_at.is_some_and(|at| now.saturating_sub(at) >= 2 * SHORT);
@@ -126,6 +150,7 @@ impl Driver {
                 .map(|status| self.engine.handle_bridge_status(now, &status))
                 .err()
                 .map(|error| error.to_string()),
+            Topic::ConfigDesired(id) if id == self.device => self.handle_desired(payload),
             Topic::Commands(id) if id == self.device => self.handle_command(payload, retain),
             _ => None,
         };

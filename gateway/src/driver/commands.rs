@@ -116,6 +116,10 @@ impl Driver {
             let ending = Ending::because(CommandOutcome::Rejected, why);
             return self.handle_done(Done::by_gateway(id, ending)).await;
         }
+        if builtin == Builtin::ConfigReload {
+            let ending = self.reload().await?;
+            return self.handle_done(Done::by_gateway(id, ending)).await;
+        }
         match self.do_builtin(builtin, &command.args) {
             Some(ending) => self.handle_done(Done::by_gateway(id, ending)).await,
             // Its outcome is told by the next start.
@@ -234,8 +238,10 @@ impl Driver {
 
     fn release(&mut self, builtin: Builtin, args: &Metrics) -> Result<String, String> {
         let port = text(args, "port").unwrap_or_default();
-        let names = || self.releasers.iter().map(|it| &*it.port).collect::<Vec<_>>().join(", ");
-        let releaser = self.releasers.iter().find(|releaser| *releaser.port == *port);
+        let releasers = self.sources.releasers();
+        let releasers = releasers.borrow();
+        let names = || releasers.iter().map(|it| &*it.port).collect::<Vec<_>>().join(", ");
+        let releaser = releasers.iter().find(|releaser| *releaser.port == *port);
         let releaser = releaser
             .ok_or_else(|| format!("there is no serial port {port}; there are: {}", names()))?;
         match builtin {

@@ -32,6 +32,8 @@ impl Driver {
                 }
                 self.alerts.clear(boot_ms, "port_lost", Some(&port), "the port is open again");
             }
+            // What a port said before it was closed for good.
+            PortEvent::Lost { port, .. } if self.port(&port).is_none() => {}
             PortEvent::Lost { port, reason } => {
                 self.mark_port(&port, false, false);
                 self.alerts.raise(boot_ms, "port_lost", Some(&port), Severity::Warning, reason);

@@ -180,6 +180,13 @@ impl Flow {
         newest
     }
 
+    /// How large batches usually are, from now on.
+    pub(super) fn change_rows_max(&mut self, rows_max: usize) {
+        let usual = self.rows_max == self.rows_max_usual;
+        self.rows_max = if usual { rows_max } else { self.rows_max.min(rows_max) };
+        self.rows_max_usual = rows_max;
+    }
+
     fn progress(&mut self, now: Duration, sent_at: Option<Duration>) {
         if let (Some(sent_at), false) = (sent_at, self.resent) {
             let took = now.saturating_sub(sent_at);

@@ -15,6 +15,14 @@ impl Engine {
         }
     }
 
+    /// From now on batches leave this often and are this large. A stream in trouble keeps its small ones.
+    pub fn change_settings(&mut self, now: Duration, publish_interval: Duration, rows_max: usize) {
+        self.settings.publish_interval = publish_interval;
+        self.settings.batch_readings_max = rows_max;
+        self.flush_at = self.flush_at.min(now + publish_interval);
+        self.flows.iter_mut().for_each(|flow| flow.change_rows_max(rows_max));
+    }
+
     /// Keeps readings until then, or sends them again. Events go on, and so do hellos.
     pub fn pause_readings(&mut self, until: Option<Duration>) {
         self.paused_until = until;

@@ -34,6 +34,12 @@ struct Segment {
 }
 
 impl Outbox {
+    /// How long, and how much of, what is acknowledged is kept from the next trim on.
+    pub fn change_retention(&mut self, kept: &crate::config::Outbox) {
+        self.settings.retention_age_ms = kept.retention_age.as_millis() as i64;
+        self.settings.retention_bytes = kept.retention_size;
+    }
+
     /// Lets go of what is acknowledged, confirmed, and older or more than retention keeps, a piece of
     /// it at a time. One transaction; nothing to do costs no commit.
     ///

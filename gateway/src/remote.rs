@@ -1,0 +1,262 @@
+//! What is desired from afar: tried, and then kept or undone. No clock.
+//!
+//! ```text
+//! desired --valid--> trial --a state or sync ack--> kept
+//!    |                 '------120 s without one---> refused: what ran before runs again
+//!    '--mistakes--> refused
+//! ```
+//!
+//! A trial is written down before it begins, with the moment at which it ends. So a process that is
+//! killed meanwhile goes on with the rest of it, and each trial ends in `kept` or `refused`. What was
+//! refused is not tried again until its version changes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fieldpost_fail_point::point;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Desired;
+
+/// How long a trial waits for storage.
+pub(crate) const TRIAL: Duration = Duration::from_secs(120);
+
+/// See the module. This is what is written down.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Remote {
+    /// What storage has answered with; what runs, or ran before the trial.
+    kept: Option<Desired>,
+    newest: Option<Newest>,
+}
+
+/// What came after what is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Newest {
+    Trial {
+        desired: Desired,
+        boot: String,
+        /// CLOCK_BOOTTIME.
+        until_ms: i64,
+    },
+    Refused {
+        version: Option<u64>,
+        why: Vec<String>,
+    },
+}
+
+/// What to do with a desired configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// It runs, or was refused.
+    Known,
+    /// Its version is known, with another content.
+    Changed,
+    /// Nobody has seen it here.
+    New,
+}
+
+/// What `config/reported` says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Fate {
+    pub(crate) version: Option<u64>,
+    pub(crate) state: &'static str,
+    pub(crate) why: Vec<String>,
+}
+
+impl Remote {
+    pub(crate) fn offer(&self, desired: &Desired) -> Offer {
+        let known = match &self.newest {
+            Some(Newest::Refused { version, .. }) if version.is_some() => {
+                if *version == desired.version {
+                    return Offer::Known;
+                }
+                None
+            }
+            Some(Newest::Trial { desired, .. }) => Some(desired),
+            _ => self.kept.as_ref(),
+        };
+        match known {
+            Some(known) if known == desired => Offer::Known,
+            Some(known) if known.version == desired.version => Offer::Changed,
+            // Nothing is desired, and nothing was.
+            None if self.newest.is_none() && desired.version.is_none() => Offer::Known,
+            _ => Offer::New,
+        }
+    }
+
+    /// A trial begins: to be written down before anything changes.
+    pub(crate) fn begin(&mut self, desired: Desired, boot: &str, now_ms: i64, time: Duration) {
+        let until_ms = now_ms + time.as_millis() as i64;
+        self.newest = Some(Newest::Trial { desired, boot: boot.to_owned(), until_ms });
+    }
+
+    /// Storage has answered since.
+    pub(crate) fn keep(&mut self) {
+        if let Some(Newest::Trial { desired, .. }) = self.newest.take() {
+            self.kept = desired.version.is_some().then_some(desired);
+        }
+    }
+
+    /// It is not to run, and why.
+    pub(crate) fn refuse(&mut self, version: Option<u64>, why: Vec<String>) {
+        self.newest = Some(Newest::Refused { version, why });
+    }
+
+    /// Ends a trial whose time is over; true if there was one.
+    pub(crate) fn end_trial(&mut self, boot: &str, now_ms: i64) -> bool {
+        let Some(Newest::Trial { desired, boot: of, until_ms }) = &self.newest else {
+            return false;
+        };
+        let why = if of != boot {
+            // It may have been what brought the machine down.
+            "the machine started again before storage had answered"
+        } else if now_ms >= *until_ms {
+            "no sync ack within 120 s"
+        } else {
+            return false;
+        };
+        let version = desired.version;
+        self.refuse(version, vec![format!("{why}; what ran before runs again")]);
+        true
+    }
+
+    /// What is to run over the file.
+    pub(crate) fn running(&self) -> Option<&Desired> {
+        match &self.newest {
+            Some(Newest::Trial { desired, .. }) => Some(desired),
+            _ => self.kept.as_ref(),
+        }
+    }
+
+    pub(crate) fn is_trial(&self) -> bool {
+        matches!(self.newest, Some(Newest::Trial { .. }))
+    }
+
+    pub(crate) fn fate(&self) -> Fate {
+        let fate = |version, state, why| Fate { version, state, why };
+        match (&self.newest, &self.kept) {
+            (Some(Newest::Trial { desired, .. }), _) => fate(desired.version, "trial", Vec::new()),
+            (Some(Newest::Refused { version, why }), _) => fate(*version, "refused", why.clone()),
+            (None, Some(kept)) => fate(kept.version, "kept", Vec::new()),
+            (None, None) => fate(None, "local", Vec::new()),
+        }
+    }
+
+    /// Where it is written down: beside the outbox.
+    pub(crate) fn path(outbox: &Path) -> PathBuf {
+        let mut path = outbox.as_os_str().to_owned();
+        path.push(".desired.json");
+        path.into()
+    }
+
+    /// What was written down. A file that makes no sense is as good as none: the broker has what is
+    /// desired, and brings it again.
+    pub(crate) fn load(path: &Path) -> Remote {
+        let read = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Remote::default(),
+            read => read,
+        };
+        let read = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from));
+        read.unwrap_or_else(|error| {
+            tracing::error!(path = %path.display(), %error, "what was desired from afar cannot be read; the file alone counts until it comes again");
+            Remote::default()
+        })
+    }
+
+    /// Writes it down, whole or not at all, for nobody else to read: it may hold a password.
+    pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        point!("desired.before_write");
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        point!("desired.before_rename");
+        fs::rename(&new, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        point!("desired.after_rename");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(version: u64) -> Desired {
+        let text =
+            format!(r#"{{"version": {version}, "config": {{"publish": {{"a": {version}}}}}}}"#);
+        Desired::parse(text.as_bytes()).unwrap()
+    }
+
+    fn trial_of(version: u64) -> Remote {
+        let mut remote = Remote::default();
+        remote.begin(desired(version), "boot", 1_000, TRIAL);
+        remote
+    }
+
+    #[test]
+    fn a_trial_that_storage_answers_is_kept_and_one_that_it_does_not_is_undone() {
+        let mut remote = trial_of(1);
+        assert_eq!((remote.fate().state, remote.running()), ("trial", Some(&desired(1))));
+        remote.keep();
+        assert_eq!((remote.fate().state, remote.fate().version), ("kept", Some(1)));
+
+        remote.begin(desired(2), "boot", 10_000, TRIAL);
+        assert!(!remote.end_trial("boot", 129_999));
+        assert!(remote.end_trial("boot", 130_000));
+        assert_eq!(remote.running(), Some(&desired(1)), "what ran before");
+        let fate = remote.fate();
+        assert_eq!((fate.state, fate.version), ("refused", Some(2)));
+        assert!(fate.why[0].contains("no sync ack within 120 s"), "{fate:?}");
+        assert!(!remote.end_trial("boot", 200_000), "once");
+    }
+
+    #[test]
+    fn what_was_refused_is_tried_again_under_another_version_only() {
+        let mut remote = trial_of(1);
+        assert_eq!(remote.offer(&desired(1)), Offer::Known);
+        remote.end_trial("boot", i64::MAX);
+        assert_eq!(remote.offer(&desired(1)), Offer::Known);
+        assert_eq!(remote.offer(&desired(2)), Offer::New);
+        assert_eq!(remote.offer(&desired(0)), Offer::New, "also a lower one");
+        remote.begin(desired(2), "boot", 0, TRIAL);
+        remote.keep();
+        assert_eq!(remote.offer(&desired(2)), Offer::Known);
+        let other = Desired::parse(br#"{"version": 2}"#).unwrap();
+        assert_eq!(remote.offer(&other), Offer::Changed);
+    }
+
+    #[test]
+    fn a_process_that_was_killed_goes_on_with_the_rest_and_another_boot_undoes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Remote::path(&folder.path().join("outbox.db"));
+        assert_eq!(Remote::load(&path), Remote::default());
+        trial_of(1).save(&path).unwrap();
+        let mut again = Remote::load(&path);
+        assert_eq!(again, trial_of(1));
+        assert!(!again.end_trial("boot", 120_999) && again.end_trial("boot", 121_000));
+        let mut again = Remote::load(&path);
+        assert!(again.end_trial("another", 1_001));
+        assert_eq!((again.fate().state, again.running()), ("refused", None));
+        fs::write(&path, "{").unwrap();
+        assert_eq!(Remote::load(&path), Remote::default());
+    }
+
+    #[test]
+    fn an_empty_message_is_a_trial_that_leads_back_to_the_file() {
+        let empty = Desired::parse(b"").unwrap();
+        assert_eq!(Remote::default().offer(&empty), Offer::Known);
+        let mut remote = trial_of(1);
+        remote.keep();
+        assert_eq!(remote.offer(&empty), Offer::New);
+        remote.begin(empty, "boot", 0, TRIAL);
+        remote.keep();
+        assert_eq!((remote.fate().state, remote.running()), ("local", None));
+    }
+}
