@@ -1,6 +1,7 @@
 //! The command line. Commands that read work beside a running bridge.
 
 mod commands;
+mod desired;
 mod letters;
 mod print;
 
@@ -110,8 +111,12 @@ enum Command {
     /// What devices are asked to do, and what became of it.
     #[command(subcommand)]
     Command(commands::Command),
-    /// Prints the documented template of the configuration.
-    Config,
+    /// Prints the documented template of the bridge's configuration; with get, set or diff, the
+    /// configuration of a device.
+    Config {
+        #[command(subcommand)]
+        of_device: Option<desired::Command>,
+    },
     /// Checks the configuration, the files that it names and the whole storage, and does nothing else.
     Check,
 }
@@ -129,7 +134,7 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
-    if matches!(cli.command, Command::Config) {
+    if matches!(cli.command, Command::Config { of_device: None }) {
         return print::text(TEMPLATE).map(|()| ExitCode::SUCCESS);
     }
     let config = load(&cli.config)?;
@@ -152,7 +157,8 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Deadletter(command) => letters::execute(storage, command),
         Command::Check => check(&cli.config, &config),
-        Command::Config => print::text(TEMPLATE),
+        Command::Config { of_device: None } => print::text(TEMPLATE),
+        Command::Config { of_device: Some(command) } => desired::execute(storage, command),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

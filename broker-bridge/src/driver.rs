@@ -16,6 +16,7 @@
 mod alarms;
 mod alive;
 mod commands;
+mod desired;
 mod queue;
 mod storage;
 
@@ -34,6 +35,7 @@ use crate::outbound::Outbound;
 use crate::store::StoreError;
 use alarms::AlarmLog;
 pub(crate) use alive::Alive;
+pub(crate) use desired::DesiredThread;
 use queue::{Job, JobId};
 use storage::Report;
 pub(crate) use storage::StorageThread;
@@ -137,6 +139,7 @@ pub(crate) struct Driver {
     alarms: AlarmLog,
     alive: Alive,
     ticks: u32,
+    desired: Option<DesiredThread>,
 }
 
 impl Driver {
@@ -167,6 +170,7 @@ impl Driver {
             alarms: AlarmLog::default(),
             alive,
             ticks: 0,
+            desired: None,
         }
     }
 
@@ -205,6 +209,7 @@ impl Driver {
                 }
             }
             self.flush();
+            self.flush_desired();
         };
         self.alive.service.stopping();
         self.end().await;
@@ -216,6 +221,9 @@ impl Driver {
             Event::Connected { connection } => {
                 tracing::info!(connection = role.as_str(), "connected to the broker");
                 self.link(role).connection = Some(connection);
+                if role == Role::Out {
+                    self.desire_again();
+                }
                 self.announce();
             }
             Event::Disconnected { connection, reason, retry_in } => {
@@ -475,10 +483,15 @@ impl Driver {
         point!("send.offline.before");
         let _ = self.publish(&topic, self.status.to_json(), true);
         point!("send.offline.after");
-        let Driver { links: [readings, events, out], storage, .. } = self;
+        let Driver { links: [readings, events, out], storage, desired, .. } = self;
         drop((readings, events));
         out.session.close().await;
-        match tokio::task::spawn_blocking(|| storage.end()).await {
+        match tokio::task::spawn_blocking(|| {
+            DesiredThread::end(desired);
+            storage.end()
+        })
+        .await
+        {
             Ok(true) => tracing::info!("ended"),
             _ => tracing::error!("the storage thread has panicked"),
         }

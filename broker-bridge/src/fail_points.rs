@@ -42,6 +42,8 @@ pub const POINTS: &[&str] = &[
     "send.sync_acks.after",
     "send.command.before",
     "send.command.after",
+    "send.desired.before",
+    "send.desired.after",
     "send.puback.before",
     "send.puback.after",
     "send.online.before",

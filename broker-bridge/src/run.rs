@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{Alive, COMMIT_WITHIN, Driver, Inputs, Role, StorageThread};
+use crate::driver::{Alive, COMMIT_WITHIN, DesiredThread, Driver, Inputs, Role, StorageThread};
 use crate::store::Identity;
 use crate::store::sqlite::{OpenError, SqliteStore};
 
@@ -64,10 +64,12 @@ async fn run_told(
     let (out, out_events) = start(Role::Out)?;
     let storage = StorageThread::start(store, instance, commit_within)
         .context("starting the storage thread")?;
+    let desired = DesiredThread::start(&config.storage).context("starting a thread")?;
     let topics = config.broker.topics.clone();
     let sessions = [readings, events, out];
     let alive = Alive::new(service);
     let driver = Driver::new(topics, config.name, sessions, storage, status, commit_within, alive);
+    let driver = driver.with_desired(desired);
     let inputs =
         Inputs { readings: readings_events, events: events_events, out: out_events, shutdown };
     Ok(driver.run(inputs).await?)

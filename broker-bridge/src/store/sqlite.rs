@@ -11,6 +11,7 @@
 
 mod commands;
 mod deadletter;
+mod desired;
 mod epochs;
 mod events;
 mod open;
@@ -19,6 +20,7 @@ mod sound;
 mod txn;
 
 pub use deadletter::{DeadLetter, DeadLetterError, DeadLetters};
+pub use desired::{Desired, DesiredTable};
 pub use open::{OpenError, SCHEMA_VERSION};
 pub use query::{Query, ReadingFilter, Row, Rows, Status};
 pub use txn::SqliteTxn;

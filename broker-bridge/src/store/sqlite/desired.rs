@@ -1,0 +1,158 @@
+//! What devices are to be: the newest desired configuration of each, numbered per device.
+//!
+//! ```text
+//! config set --version + 1--> desired --change 1, 2, 3...--> the bridge that runs --> config/desired
+//! ```
+//!
+//! The table is made by the first `config set`: a storage without it desires nothing.
+
+use std::path::Path;
+
+use fieldpost_protocol::DeviceId;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use serde_json::{Map, Value};
+
+use super::super::StoreError;
+use super::{OpenError, open, store_error};
+
+/// `change` rises with each of them, of whichever device: who publishes goes on behind the last.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS desired (
+    device  TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    config  TEXT NOT NULL,
+    change  INTEGER NOT NULL UNIQUE,
+    set_at  INTEGER NOT NULL
+) STRICT";
+
+/// A device's desired configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// Another one for each change.
+    pub version: u64,
+    /// Sections and keys; none: the gateway's own file alone.
+    pub config: Map<String, Value>,
+}
+
+impl Desired {
+    /// As it is published.
+    pub fn to_json(&self) -> String {
+        serde_json::json!({ "version": self.version, "config": self.config }).to_string()
+    }
+}
+
+/// A storage, opened for what is desired.
+#[derive(Debug)]
+pub struct DesiredTable {
+    db: Connection,
+}
+
+impl DesiredTable {
+    /// Opens it for reading.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(DesiredTable { db: open::read_only(path)? })
+    }
+
+    /// Opens it for writing, beside a bridge that runs.
+    pub fn open_to_set(path: &Path) -> Result<Self, OpenError> {
+        Ok(DesiredTable { db: open::read_write(path)?.0 })
+    }
+
+    fn is_there(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'desired')";
+        self.db.query_row(sql, [], |row| row.get(0)).map_err(store_error)
+    }
+
+    /// What is desired of a device.
+    pub fn get(&self, device: &DeviceId) -> Result<Option<Desired>, StoreError> {
+        if !self.is_there()? {
+            return Ok(None);
+        }
+        let sql = "SELECT version, config FROM desired WHERE device = ?1";
+        let row = self.db.query_row(sql, [device.as_str()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        });
+        row.optional()
+            .map_err(store_error)?
+            .map(|(version, config)| desired(version, &config))
+            .transpose()
+    }
+
+    /// What a device has reported last, if it has.
+    pub fn reported(&self, device: &DeviceId) -> Result<Option<Value>, StoreError> {
+        let sql = "SELECT reported FROM device WHERE id = ?1";
+        let reported: Option<Option<String>> = self
+            .db
+            .query_row(sql, [device.as_str()], |row| row.get(0))
+            .optional()
+            .map_err(store_error)?;
+        Ok(reported.flatten().and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Sets it, under a version that neither this storage nor the device has had last: a storage that
+    /// was restored may be behind. `now` in Unix ms.
+    pub fn set(
+        &mut self,
+        device: &DeviceId,
+        config: Map<String, Value>,
+        now: i64,
+    ) -> Result<Desired, StoreError> {
+        let reported = self.reported(device)?;
+        let reported = reported.and_then(|reported| reported["version"].as_u64()).unwrap_or(0);
+        let txn = self
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(store_error)?;
+        let version = (|| {
+            txn.execute(TABLE, [])?;
+            let sql = "SELECT version FROM desired WHERE device = ?1";
+            let before: Option<i64> =
+                txn.query_row(sql, [device.as_str()], |row| row.get(0)).optional()?;
+            let version = before.unwrap_or(0).max(reported as i64) + 1;
+            let text = Value::Object(config.clone()).to_string();
+            txn.execute(
+                "INSERT INTO desired (device, version, config, change, set_at)
+                 VALUES (?1, ?2, ?3, (SELECT coalesce(max(change), 0) + 1 FROM desired), ?4)
+                 ON CONFLICT (device) DO UPDATE SET version = excluded.version,
+                     config = excluded.config, change = excluded.change, set_at = excluded.set_at",
+                (device.as_str(), version, text, now),
+            )?;
+            txn.commit()?;
+            Ok(version)
+        })();
+        Ok(Desired { version: version.map_err(store_error)? as u64, config })
+    }
+
+    /// Up to `most` that were set after `change`, in their order, each with its own.
+    pub fn after(
+        &self,
+        change: i64,
+        most: u32,
+    ) -> Result<Vec<(i64, DeviceId, Desired)>, StoreError> {
+        if !self.is_there()? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT change, device, version, config FROM desired WHERE change > ?1
+                   ORDER BY change LIMIT ?2";
+        let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
+        let rows = query.query_map((change, most), |row| {
+            let (change, device): (i64, String) = (row.get(0)?, row.get(1)?);
+            Ok((change, device, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
+        });
+        let mut all = Vec::new();
+        for row in rows.map_err(store_error)? {
+            let (change, device, version, config) = row.map_err(store_error)?;
+            let device = device.parse().map_err(|_| damaged())?;
+            all.push((change, device, desired(version, &config)?));
+        }
+        Ok(all)
+    }
+}
+
+fn desired(version: i64, config: &str) -> Result<Desired, StoreError> {
+    let config = serde_json::from_str(config).map_err(|_| damaged())?;
+    Ok(Desired { version: version as u64, config })
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged("table desired has a row that makes no sense".to_owned())
+}
