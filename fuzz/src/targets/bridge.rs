@@ -11,8 +11,8 @@ use fieldpost_bridge::store::{
     NewDeadLetter, NewReadings, Store, StoreError, StreamRef, Txn,
 };
 use fieldpost_protocol::{
-    Clock, Command, CommandId, DeviceId, Envelope, Epoch, Event, HelloStream, Instance, Meta,
-    SEQ_MAX, Seq, State, Stream, StreamKey, SyncAcks, Topic, VERSION,
+    Clock, Command, CommandId, DeviceId, Envelope, Epoch, Event, Hello, HelloStream, Instance,
+    Meta, Nonce, SEQ_MAX, Seq, State, Stream, StreamKey, SyncAcks, Topic, VERSION,
 };
 use tempfile::TempDir;
 
@@ -61,6 +61,9 @@ pub(crate) fn ingest(bytes: &[u8]) {
     let message =
         Incoming { topic, payload, retained: kind & 128 != 0, receipt: Receipt::default() };
     with_storage(|store| {
+        if let Topic::Commands(device) = &message.topic {
+            return commanded(store, device, &message);
+        }
         // Twice in one transaction: the second is a duplicate, or as bad as the first.
         let done = take(store, &Engine::default(), &[message.clone(), message.clone()], NOW);
         assert_eq!((done.error, done.committed), (None, vec![true, true]));
@@ -72,6 +75,26 @@ pub(crate) fn ingest(bytes: &[u8]) {
 }
 
 const NOW: i64 = 1_795_245_000_000;
+
+/// A command for a device that has said hello: adopted once, and perhaps issued.
+fn commanded(store: &mut RolledBack, device: &DeviceId, message: &Incoming) {
+    let (v, nonce, epoch, streams) = (VERSION, Nonce([1; 16]), Epoch([7; 16]), Vec::new());
+    let hello = Hello { v, nonce, attempt: 1, no: 1, page: 1, pages: 1, epoch, streams };
+    let hello = Incoming {
+        topic: Topic::Hello(device.clone()),
+        payload: hello.encode(),
+        retained: false,
+        receipt: Receipt::default(),
+    };
+    // Commands are looked at first, and a transaction here leaves nothing behind.
+    store.heard_of = Some(device.clone());
+    let done = take(store, &Engine::default(), &[hello, message.clone(), message.clone()], NOW);
+    store.heard_of = None;
+    assert_eq!((done.error, done.committed), (None, vec![true; 3]));
+    done.answers.iter().for_each(answer_is_one);
+    let issued = |answer: &&Answer| matches!(answer, Answer::Command(..));
+    assert!(done.answers.iter().filter(issued).count() <= 1, "issued twice");
+}
 
 fn answer_is_one(answer: &Answer) {
     match answer {
@@ -120,6 +143,8 @@ fn with_storage(work: impl FnOnce(&mut RolledBack)) {
 /// refuses is a bug: the bridge has called it good.
 struct RolledBack {
     store: SqliteStore,
+    /// Each transaction begins by hearing of it.
+    heard_of: Option<DeviceId>,
     _dir: TempDir,
 }
 
@@ -128,7 +153,8 @@ impl RolledBack {
         let dir = tempfile::tempdir().expect("a folder for the storage");
         let path = dir.path().join("bridge.db");
         SqliteStore::init(&path, None, NOW).expect("a new storage");
-        RolledBack { store: SqliteStore::open(&path).expect("the storage"), _dir: dir }
+        let store = SqliteStore::open(&path).expect("the storage");
+        RolledBack { store, heard_of: None, _dir: dir }
     }
 }
 
@@ -136,7 +162,11 @@ impl Store for RolledBack {
     type Txn<'s> = Uncommitted<'s>;
 
     fn begin(&mut self) -> Result<Uncommitted<'_>, StoreError> {
-        self.store.begin().map(Uncommitted)
+        let mut txn = self.store.begin()?;
+        if let Some(device) = &self.heard_of {
+            txn.device(device, NOW)?;
+        }
+        Ok(Uncommitted(txn))
     }
 
     fn is_look_due(&mut self, holder: Instance, now: i64) -> Result<bool, StoreError> {
@@ -149,7 +179,7 @@ struct Uncommitted<'s>(SqliteTxn<'s>);
 
 /// The same call, and no refusal.
 macro_rules! hands_on {
-    ($part:ident: $($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)* $($commit:item)?) => {
+    ($part:ident { $($name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)* } $($commit:item)?) => {
         impl $part for Uncommitted<'_> {
             $(fn $name(&mut self, $($arg: $kind),*) -> Result<$out, StoreError> {
                 let result = self.0.$name($($arg),*);
@@ -163,44 +193,46 @@ macro_rules! hands_on {
 }
 
 hands_on! {
-    Ledger:
-    find_device(device: &DeviceId) -> Option<DeviceRef>;
-    command(device: DeviceRef, id: &CommandId) -> Option<CommandRow>;
-    has_room_for_command(device: DeviceRef, now: i64) -> bool;
-    insert_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
-    save_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
-    open_commands(device: Option<DeviceRef>, until: i64, max: u64) -> Vec<LedgerRow>;
-    epoch_there(device: DeviceRef, now: i64) -> Option<Epoch>;
-    lease(holder: Instance, now: i64) -> bool;
+    Ledger {
+        find_device(device: &DeviceId) -> Option<DeviceRef>;
+        command(device: DeviceRef, id: &CommandId) -> Option<CommandRow>;
+        has_room_for_command(device: DeviceRef, now: i64) -> bool;
+        insert_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
+        save_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
+        open_commands(device: Option<DeviceRef>, until: i64, max: u64) -> Vec<LedgerRow>;
+        epoch_there(device: DeviceRef, now: i64) -> Option<Epoch>;
+        lease(holder: Instance, now: i64) -> bool;
+    }
 }
 
 hands_on! {
-    Txn:
-    identity() -> Identity;
-    device(device: &DeviceId, now: i64) -> DeviceRef;
-    seen(device: DeviceRef, now: i64) -> ();
-    word(device: DeviceRef, word: DeviceWord<'_>) -> ();
-    meta(device: DeviceRef, meta: &Meta) -> ();
-    reported(device: DeviceRef, config: &str) -> ();
-    lock_stream(device: DeviceRef, key: StreamKey) -> LockedStream;
-    save_stream(stream: StreamRef, row: &StreamRow) -> ();
-    find_stream(device: DeviceRef, key: StreamKey) -> Option<StreamRow>;
-    held_streams(device: DeviceRef) -> Vec<LockedStream>;
-    fix_time(epoch: EpochRef, base: i64, clock: Clock) -> (i64, String);
-    insert_readings(new: NewReadings<'_>) -> ();
-    insert_event(epoch: EpochRef, seq: Seq, time: i64, event: &Event) -> ();
-    dead_letters(device: DeviceRef) -> u64;
-    insert_dead_letter(new: NewDeadLetter<'_>) -> ();
-    epoch(device: DeviceRef, epoch: Epoch) -> EpochRef;
-    find_epoch(device: DeviceRef, epoch: Epoch) -> Option<EpochRef>;
-    room_for_epochs(device: DeviceRef, until: i64) -> u64;
-    hello(epoch: EpochRef) -> HelloRow;
-    save_hello(epoch: EpochRef, row: &HelloRow) -> ();
-    stage_page(epoch: EpochRef, page: u32, streams: &[HelloStream]) -> ();
-    staged(epoch: EpochRef) -> Vec<HelloStream>;
-    unstage(epoch: EpochRef) -> ();
-    supersede_others(device: DeviceRef, epoch: EpochRef, now: i64) -> ();
-    alarm(alarm: &Alarm, now: i64) -> ();
+    Txn {
+        identity() -> Identity;
+        device(device: &DeviceId, now: i64) -> DeviceRef;
+        seen(device: DeviceRef, now: i64) -> ();
+        word(device: DeviceRef, word: DeviceWord<'_>) -> ();
+        meta(device: DeviceRef, meta: &Meta) -> ();
+        reported(device: DeviceRef, config: &str) -> ();
+        lock_stream(device: DeviceRef, key: StreamKey) -> LockedStream;
+        save_stream(stream: StreamRef, row: &StreamRow) -> ();
+        find_stream(device: DeviceRef, key: StreamKey) -> Option<StreamRow>;
+        held_streams(device: DeviceRef) -> Vec<LockedStream>;
+        fix_time(epoch: EpochRef, base: i64, clock: Clock) -> (i64, String);
+        insert_readings(new: NewReadings<'_>) -> ();
+        insert_event(epoch: EpochRef, seq: Seq, time: i64, event: &Event) -> ();
+        dead_letters(device: DeviceRef) -> u64;
+        insert_dead_letter(new: NewDeadLetter<'_>) -> ();
+        epoch(device: DeviceRef, epoch: Epoch) -> EpochRef;
+        find_epoch(device: DeviceRef, epoch: Epoch) -> Option<EpochRef>;
+        room_for_epochs(device: DeviceRef, until: i64) -> u64;
+        hello(epoch: EpochRef) -> HelloRow;
+        save_hello(epoch: EpochRef, row: &HelloRow) -> ();
+        stage_page(epoch: EpochRef, page: u32, streams: &[HelloStream]) -> ();
+        staged(epoch: EpochRef) -> Vec<HelloStream>;
+        unstage(epoch: EpochRef) -> ();
+        supersede_others(device: DeviceRef, epoch: EpochRef, now: i64) -> ();
+        alarm(alarm: &Alarm, now: i64) -> ();
+    }
 
     fn commit(self) -> Result<(), StoreError> {
         Ok(())
