@@ -18,7 +18,11 @@ use crate::store::{Store, StoreError};
 /// First pause after a storage that cannot be used, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A transaction that takes longer is one of too many messages.
+/// A transaction that takes longer is one of too many messages: whatever is urgent waits for its
+/// end. But where each takes so long, as on a slow disk, they have to share it.
+const LONG: Duration = Duration::from_millis(250);
+const SHARED_MIN: usize = 16;
+/// ... unless it takes even longer.
 const SLOW: Duration = Duration::from_secs(1);
 /// Reports that wait for the driver; full, the storage thread waits.
 const REPORTS_MAX: usize = 64;
@@ -84,10 +88,16 @@ struct Worker<S> {
     commit_within: Duration,
 }
 
-/// How many messages the next transaction takes: fewer while they are slow, so that the word of
-/// what is committed does not wait for all of them.
-fn next_most(most: usize, took: Duration) -> usize {
-    if took > SLOW { (most / 2).max(1) } else { (most * 2).min(TRANSACTION_MESSAGES_MAX) }
+/// How many messages the next transaction takes, after one of `count`: fewer while they are slow, so
+/// that the word of what is committed does not wait for all of them.
+fn next_most(most: usize, count: usize, took: Duration) -> usize {
+    match took {
+        took if took > SLOW => (most / 2).max(1),
+        took if took > LONG => (most / 2).max(SHARED_MIN.min(most)),
+        // One of a few messages says little about many.
+        _ if count * 2 < most => most,
+        _ => (most * 2).min(TRANSACTION_MESSAGES_MAX),
+    }
 }
 
 impl<S: Store> Worker<S> {
@@ -98,14 +108,14 @@ impl<S: Store> Worker<S> {
             if look && !self.look() {
                 return;
             }
-            let begun = Instant::now();
+            let (begun, count) = (Instant::now(), jobs.len());
             if jobs.is_empty() {
                 continue;
             }
             if !self.work(jobs) {
                 return;
             }
-            most = next_most(most, begun.elapsed());
+            most = next_most(most, count, begun.elapsed());
         }
     }
 
@@ -160,8 +170,14 @@ mod tests {
 
     #[test]
     fn slow_messages_come_alone_at_last_and_quick_ones_together_again() {
-        let after = |from, took| (0..6).fold(from, |most, _| next_most(most, took));
+        let after = |from, took| (0..6).fold(from, |most, _| next_most(most, most, took));
         assert_eq!(after(TRANSACTION_MESSAGES_MAX, SLOW * 2), 1);
-        assert_eq!(after(1, SLOW / 2), TRANSACTION_MESSAGES_MAX);
+        assert_eq!(after(1, LONG / 2), TRANSACTION_MESSAGES_MAX);
+        assert_eq!(
+            (after(TRANSACTION_MESSAGES_MAX, LONG * 2), after(4, LONG * 2)),
+            (SHARED_MIN, 4)
+        );
+        // Alerts alone say nothing of readings.
+        assert_eq!(next_most(16, 1, Duration::ZERO), 16);
     }
 }
