@@ -14,6 +14,7 @@ mod listed;
 mod random;
 mod restored;
 mod room;
+mod rules;
 mod trim;
 
 /// How a test gets a program to a point.

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Step, bridge, commands, damaged, gateway, ledger, letters, restored, room, trim};
+use super::{
+    Step, bridge, commands, damaged, gateway, ledger, letters, restored, room, rules, trim,
+};
 
 /// What writes or sends. In pieces joined at run time nothing is gained: only the programs are read.
 const EFFECTS: &[&str] = &[
@@ -111,6 +113,7 @@ fn every_fail_point_of_the_programs_has_a_kill() {
             names(gateway::SENDING),
             damaged::POINTS.to_vec(),
             room::POINTS.to_vec(),
+            rules::POINTS.to_vec(),
             trim::POINTS.to_vec(),
             commands::points(),
         ],
