@@ -64,7 +64,6 @@ pub const POINTS: &[&str] = &[
     "desired.after_rename",
     "desired.before_applied",
     "desired.applied",
-    "desired.before_undone",
     "outbox.close.before_fold",
     "outbox.close.after_fold",
     "status.before_write",

@@ -10,13 +10,13 @@
 //! killed meanwhile goes on with the rest of it, and each trial ends in `kept` or `refused`. What was
 //! refused is not tried again until its version changes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fieldpost_fail_point::point;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Desired;
@@ -170,8 +170,8 @@ impl Remote {
     /// Writes it down, whole or not at all, for nobody else to read: it may hold a password.
     pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
         let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::open(&new, flags, Mode::RUSR | Mode::WUSR)?);
         point!("desired.before_write");
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
@@ -240,6 +240,9 @@ mod tests {
         trial_of(1).save(&path).unwrap();
         let mut again = Remote::load(&path);
         assert_eq!(again, trial_of(1));
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "it may hold a password");
         assert!(!again.end_trial("boot", 120_999) && again.end_trial("boot", 121_000));
         let mut again = Remote::load(&path);
         assert!(again.end_trial("another", 1_001));

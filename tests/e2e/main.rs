@@ -17,6 +17,7 @@ mod files;
 mod path;
 mod ports;
 mod recorder;
+mod remote;
 mod rules;
 
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ mod bridge;
 mod commands;
 mod crash;
 mod damaged;
+mod desired;
 mod gateway;
 mod ledger;
 mod letters;
@@ -34,9 +35,9 @@ pub(super) enum Cause {
 pub(super) type Step = (&'static str, Cause);
 
 /// Runs a test for each point, all of them at once: each waits most of its time.
-fn at_once(
-    points: &[&'static str],
-    run: impl Fn(&'static str) -> anyhow::Result<()> + Send + Sync,
+fn at_once<T: Copy + Send + Sync>(
+    points: &[T],
+    run: impl Fn(T) -> anyhow::Result<()> + Send + Sync,
 ) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         let run = &run;

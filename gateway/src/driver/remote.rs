@@ -197,7 +197,6 @@ impl Driver {
         let fate = self.afar.remote.fate();
         tracing::warn!(version = fate.version, "{}", fate.why.join("; "));
         self.save_desired().await;
-        point!("desired.before_undone");
         let config = match merged(&self.config, self.afar.remote.running()) {
             Ok(config) => Ok(config),
             Err(why) => {

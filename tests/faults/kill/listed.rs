@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{
-    Step, bridge, commands, damaged, gateway, ledger, letters, restored, room, rules, trim,
+    Step, bridge, commands, damaged, desired, gateway, ledger, letters, restored, room, rules, trim,
 };
 
 /// What writes or sends. In pieces joined at run time nothing is gained: only the programs are read.
@@ -43,6 +43,11 @@ const WITHOUT: &[(&str, &str, &str)] = &[
         "gateway/src/outbox/schema.rs",
         "\"page_size\"",
         "noted in memory, for the first page to come",
+    ),
+    (
+        "broker-bridge/src/store/sqlite/desired.rs",
+        "txn.commit()",
+        "a person's program: set is what it has said so of",
     ),
     ("gateway/src/cli.rs", "stdout()", "what a person reads who has asked"),
     ("broker-bridge/src/cli/print.rs", "stdout()", "what a person reads who has asked"),
@@ -116,6 +121,7 @@ fn every_fail_point_of_the_programs_has_a_kill() {
             rules::POINTS.to_vec(),
             trim::POINTS.to_vec(),
             commands::points(),
+            desired::points(),
         ],
     );
     assert_all_listed(
@@ -125,6 +131,7 @@ fn every_fail_point_of_the_programs_has_a_kill() {
             names(bridge::ANSWERING),
             names(bridge::SPEAKING),
             bridge::WITHDRAWING.to_vec(),
+            desired::SENDING.to_vec(),
             letters::POINTS.to_vec(),
             ledger::ISSUING.to_vec(),
             ledger::ASKING.to_vec(),

@@ -38,6 +38,7 @@ impl World {
             sections.push(("broker", broker));
         }
         sections.push(("commands", String::new()));
+        sections.push(("remote", String::new()));
         let mut text = joined(sections, &self.settings.gateway)?;
         let (port, baud) = (self.port(), self.settings.baud);
         let checksum = if self.settings.checksum_optional { "optional" } else { "required" };
