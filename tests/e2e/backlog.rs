@@ -1,20 +1,16 @@
 //! Behind a backlog of a million readings.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fieldpost_demo::judge::{OutboxWatch, read_only};
 use fieldpost_demo::world::DEVICE;
-use fieldpost_gateway::clock::Now;
-use fieldpost_gateway::serial::Measured;
 use fieldpost_mqtt::{Ca, ClientCertificate, Event, Options, Session, Tls};
 use fieldpost_protocol::{DeviceStatus, Live};
 use fieldpost_tests::broker::Broker;
 use fieldpost_tests::fill;
 use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
-use fieldpost_tests::series::series;
 
 use crate::settings;
 
@@ -27,30 +23,11 @@ const BACKLOG: u64 = 1_000_000;
 /// A live value is published every five seconds; twice that is not current any more.
 const LIVE_AGE_MAX_MS: i64 = 10_000;
 
-/// Fills an outbox with the program's own code, a thousand readings to a commit.
-fn fill_backlog(path: &Path) -> anyhow::Result<()> {
-    let now = Now::read();
-    let mut outbox = fill::open(path, 1_000_000_000, now)?;
-    let rows: Vec<Measured> = series("room", 1_000)
-        .into_iter()
-        .map(|reading| Measured {
-            source: reading.source,
-            boot_ms: now.boot_ms + reading.offset_ms,
-            metrics: reading.metrics,
-        })
-        .collect();
-    for _ in 0..BACKLOG / 1_000 {
-        outbox.append(&rows, &[], now)?;
-    }
-    outbox.close()?;
-    Ok(())
-}
-
 fn a_million_waiting_readings_drain_while_the_lag_is_shown_and_live_stays_current(
     broker: Broker,
 ) -> anyhow::Result<()> {
     let mut rig = Rig::on(broker, settings())?;
-    fill_backlog(&rig.world.outbox())?;
+    fill::backlog(&rig.world.outbox(), BACKLOG)?;
     let bytes = std::fs::metadata(rig.world.outbox())?.len();
     println!("outbox: {:.2} bytes a reading on disk", bytes as f64 / BACKLOG as f64);
     // First without a bridge, so that the backlog surely stands while we look.

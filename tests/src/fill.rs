@@ -8,6 +8,8 @@ use fieldpost_gateway::outbox::{Outbox, Settings, WhenFull};
 use fieldpost_gateway::serial::Measured;
 use fieldpost_protocol::Metrics;
 
+use crate::series::series;
+
 /// Opens an outbox of the demo's device, with the shipped defaults but for its size.
 ///
 /// # Errors
@@ -23,6 +25,27 @@ pub fn open(path: &Path, size_bytes_max: u64, now: Now) -> anyhow::Result<Outbox
         recorder: false,
     };
     Ok(Outbox::open(settings, now)?.0)
+}
+
+/// Fills an outbox with so many readings of a series, a thousand to a commit.
+///
+/// # Errors
+/// An outbox that cannot be written.
+pub fn backlog(path: &Path, readings: u64) -> anyhow::Result<()> {
+    let now = Now::read();
+    let mut outbox = open(path, 1_000_000_000, now)?;
+    let rows: Vec<Measured> = series("room", 1_000)
+        .into_iter()
+        .map(|reading| Measured {
+            source: reading.source,
+            boot_ms: now.boot_ms + reading.offset_ms,
+            metrics: reading.metrics,
+        })
+        .collect();
+    for _ in 0..readings / 1_000 {
+        outbox.append(&rows, &[], now)?;
+    }
+    Ok(outbox.close()?)
 }
 
 /// Fills an outbox of so many bytes until it refuses, with what no column can compress.

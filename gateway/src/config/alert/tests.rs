@@ -3,7 +3,16 @@
 use super::super::Config;
 use super::*;
 
-const HEAD: &str = "[device]\nid = \"pi-1\"\n[outbox]\nsize_max = \"100MB\"\n[[port]]\nname = \"a\"\npath = \"/dev/a\"\n";
+/// A valid configuration, before its rules.
+const HEAD: &str = r#"
+[device]
+id = "pi-1"
+[outbox]
+size_max = "100MB"
+[[port]]
+name = "a"
+path = "/dev/a"
+"#;
 
 fn with(lines: &str) -> Result<Vec<Rule>, String> {
     let config = Config::parse(&format!("{HEAD}{lines}"), std::iter::empty());
