@@ -69,6 +69,8 @@ pub(crate) struct Desk {
     queue: VecDeque<Command>,
     held: VecDeque<Command>,
     done: mpsc::Sender<Done>,
+    /// Perhaps recorded as started, surely not done, and not yet rejected.
+    doubtful: VecDeque<Command>,
     /// Outcomes that the outbox could not record yet.
     pub(crate) owed: VecDeque<Done>,
 }
@@ -79,8 +81,9 @@ impl Desk {
         let (done, ends) = mpsc::channel(DONE_MAX);
         let way = |board: Board| (board.port.clone(), Way::new(board));
         let ways = boards.into_iter().map(way).collect();
-        let (queue, held, owed) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        (Desk { allowed, ways, queue, held, done, owed }, ends)
+        let (queue, held) = (VecDeque::new(), VecDeque::new());
+        let (doubtful, owed) = (VecDeque::new(), VecDeque::new());
+        (Desk { allowed, ways, queue, held, done, doubtful, owed }, ends)
     }
 
     /// Another configuration: what waited for a board that is gone is judged anew.
@@ -105,7 +108,9 @@ impl Desk {
     pub(crate) fn put(&mut self, command: Command) -> bool {
         let queues = self.ways.values().map(|way| &way.queue);
         let waiting = || queues.clone().chain([&self.queue, &self.held]);
-        if waiting().flatten().any(|known| *known == command) {
+        // One in doubt must not start after all, while it is being rejected.
+        let is_doubtful = self.doubtful.iter().any(|known| known.id == command.id);
+        if is_doubtful || waiting().flatten().any(|known| *known == command) {
             return true;
         }
         if waiting().map(VecDeque::len).sum::<usize>() >= WAITING_MAX {
@@ -124,6 +129,25 @@ impl Desk {
             }
         }
         None
+    }
+
+    /// Keeps a command whose start is in doubt, until it is rejected; what waits under its id is dropped.
+    pub(crate) fn doubt(&mut self, command: Command) {
+        let queues = self.ways.values_mut().map(|way| &mut way.queue);
+        for queue in queues.chain([&mut self.queue, &mut self.held]) {
+            queue.retain(|known| known.id != command.id);
+        }
+        self.doubtful.push_back(command);
+    }
+
+    /// The next one to be rejected.
+    pub(crate) fn doubtful(&self) -> Option<&Command> {
+        self.doubtful.front()
+    }
+
+    /// It is.
+    pub(crate) fn settle(&mut self, command: &Command) {
+        self.doubtful.retain(|known| known.id != command.id);
     }
 
     /// Keeps a command until somebody tells the time.

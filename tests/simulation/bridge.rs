@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use fieldpost_bridge::engine::Engine;
-use fieldpost_bridge::ingest::{Answer, Incoming, Ingested, Receipt, ingest};
+use fieldpost_bridge::ingest::{Answer, Incoming, Ingested, Receipt, ingest, issue_due};
 use fieldpost_bridge::outbound::Outbound;
 use fieldpost_bridge::store::StoreError;
 use fieldpost_protocol::{BridgeStatus, Instance, Topic};
@@ -381,6 +381,7 @@ impl World {
         }
         self.after(TICK_MS, What::Tick(b, life));
         self.announce(b);
+        self.issue_due(b);
         let late = self.now - COMMIT_WITHIN_MS;
         while let Some((&job, held)) = self.bridges[b].held.first_key_value() {
             if held.received > late {
@@ -393,6 +394,24 @@ impl World {
                 self.bridges[b].core.borrow_mut().queue.retain(|queued| queued.id != job);
             }
             self.puback_from_bridge(held.conn);
+        }
+    }
+
+    /// Commands that are due, once in so many ticks.
+    fn issue_due(&mut self, b: usize) {
+        if self.plan.ask_every_ms == 0 || self.bridges[b].conn.is_none() {
+            return;
+        }
+        let holder = self.bridges[b].status.instance;
+        let now = self.unix_ms() + self.bridge_skew_ms;
+        let core = self.bridges[b].core.clone();
+        let ingested = {
+            let core = &mut *core.borrow_mut();
+            core.store.moods = self.moods;
+            issue_due(&mut core.store, &core.engine, holder, now)
+        };
+        if self.finish(b, &[], ingested).is_err() {
+            self.kill_bridge(b);
         }
     }
 

@@ -114,7 +114,7 @@ impl World {
             self.after(late, What::AtBroker(packet.clone(), true));
         }
         match &packet.topic {
-            Topic::State(device) | Topic::SyncAcks(device) => {
+            Topic::State(device) | Topic::SyncAcks(device) | Topic::Commands(device) => {
                 let device = device.clone();
                 let to: Vec<ConnId> = self
                     .conns
@@ -127,6 +127,10 @@ impl World {
                     self.after(at - self.now, What::ToGateway(id, packet.clone()));
                 }
             }
+            _ => {}
+        }
+        match &packet.topic {
+            Topic::State(_) | Topic::SyncAcks(_) => {}
             _ => {
                 let queue_max = self.plan.queue_max;
                 let bridges: Vec<ConnId> = self
@@ -242,6 +246,7 @@ impl Name for Topic {
             Topic::Hello(_) => "a hello",
             Topic::State(_) => "a state",
             Topic::SyncAcks(_) => "sync acks",
+            Topic::Commands(_) => "a command",
             _ => "something",
         }
     }

@@ -2,6 +2,7 @@
 //! product's driver and intake do, and may die between any two effects.
 
 mod card;
+mod commands;
 mod send;
 
 use std::collections::{HashMap, VecDeque};
@@ -12,6 +13,9 @@ use fieldpost_protocol::{
     Ack, BridgeStatus, Clock, Epoch, Gen, Nonce, Seq, State, StoreId, StreamKey, SyncAcks, Topic,
     VERSION,
 };
+
+use commands::Desk;
+pub use commands::InboxRow;
 
 use crate::outbox::{Current, Image, Now, Outbox};
 use crate::plan::Plan;
@@ -53,6 +57,7 @@ pub struct Process {
     hellos: VecDeque<i64>,
     /// What the last state said, for a mutant that forges.
     heard: Option<(StoreId, Gen)>,
+    desk: Desk,
 }
 
 /// How a commit went, if the process is still there to know.
@@ -92,6 +97,7 @@ impl World {
                     short(process.outbox.current.epoch)
                 );
                 self.machines[m].process = Some(process);
+                self.with(m, |process, world| process.recall(world, m));
                 self.after(self.dice.between(0, 1_000), What::Connect(Peer::Gateway(m, life)));
                 self.after(self.plan.trim_every_ms, What::Trim(m, life));
             }
@@ -158,6 +164,7 @@ impl World {
             resends: HashMap::new(),
             hellos: VecDeque::new(),
             heard: None,
+            desk: Desk::default(),
         })
     }
 
@@ -361,6 +368,7 @@ impl World {
                     process.heard = Some((state.store, state.r#gen));
                     process.engine.handle_state(now, &state);
                 }
+                Topic::Commands(_) => process.receive_command(&packet.payload),
                 _ => {
                     let acks =
                         SyncAcks::decode(&packet.payload).expect("a bridge sends what can be read");
@@ -416,6 +424,7 @@ impl Process {
         while let Some(notice) = self.engine.poll_notice() {
             self.notice(world, m, notice)?;
         }
+        self.serve(world, m)?;
         while self.conn.is_some() && self.inflight < INFLIGHT_MAX {
             let nonce = world.dice.id();
             let Some(send) = self.engine.poll_send(world.boottime(m), || Nonce(nonce)) else {

@@ -76,7 +76,7 @@ impl World {
         if waiting > 0 {
             return Some(format!("a gateway takes {waiting} rows for waiting"));
         }
-        self.silently_lost()
+        self.unanswered().or_else(|| self.silently_lost())
     }
 
     fn silently_lost(&self) -> Option<String> {

@@ -12,6 +12,7 @@
 
 mod bridge;
 mod broker;
+mod commands;
 mod dice;
 mod faults;
 mod gateway;

@@ -54,6 +54,14 @@ pub struct Rules {
     pub other_boot_is_unsynced: bool,
     /// A step of the clock begins a new epoch.
     pub clock_step_is_noticed: bool,
+    /// What a process that has ended had begun is not begun again.
+    pub started_is_never_done_again: bool,
+    /// A command is recorded, then done.
+    pub started_before_done: bool,
+    /// Whether a command has expired is told by the bridge's time.
+    pub expiry_by_cloud_time: bool,
+    /// What was stale may yet run, issued again.
+    pub stale_is_no_outcome: bool,
 }
 
 impl Rules {
@@ -79,6 +87,10 @@ impl Rules {
         poison_is_kept: true,
         other_boot_is_unsynced: true,
         clock_step_is_noticed: true,
+        started_is_never_done_again: true,
+        started_before_done: true,
+        expiry_by_cloud_time: true,
+        stale_is_no_outcome: true,
     };
 }
 
@@ -198,5 +210,14 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "an epoch with claims is forgotten": rules.claims_are_never_forgotten,
     "poison is tried for ever": rules.poison_is_kept,
     "an epoch of another boot takes this boot's time": rules.other_boot_is_unsynced,
+    // Commands.
+    "what was started is done again": rules.started_is_never_done_again,
+    "a command is recorded after it was done": rules.started_before_done,
+    "a command expires by the wall clock": rules.expiry_by_cloud_time,
+    "stale is the outcome of an id": rules.stale_is_no_outcome,
+    "no target epoch": gateway.target,
+    "expired is said by another epoch": gateway.stale_before_expired,
+    "the bridge's time is counted from the first attempt": gateway.time_from_answered,
+    "the bridge's time is counted from its receipt": gateway.time_from_sending,
     "a step of the clock is not noticed": rules.clock_step_is_noticed => Shown::Story(stories::a_clock_that_is_put_right),
 };

@@ -145,6 +145,12 @@ impl Outbox {
         self.acked.get(&key).copied().unwrap_or(0).clamp(held.floor - 1, held.last())
     }
 
+    /// Whether storage has an event; what is no longer held, it has.
+    pub fn is_told(&self, image: &Image, (epoch, seq): (Epoch, Seq)) -> bool {
+        let key = StreamKey { epoch, stream: Stream::Events };
+        image.held(key).is_none_or(|held| seq <= self.acked_of(key, held))
+    }
+
     /// The rows of the current epoch that a commit has made.
     pub fn learn_rows(&mut self, image: &Image) {
         let epoch = self.current.epoch;

@@ -109,6 +109,11 @@ pub struct Plan {
     pub lying_card: f64,
     pub poison: f64,
     pub synchronised: bool,
+    /// 0: nobody asks for anything.
+    pub ask_every_ms: i64,
+    pub board_ms: i64,
+    pub board_silent: f64,
+    pub board_remembers: bool,
     pub actions: Vec<(Action, i64)>,
     pub action_every_ms: i64,
 }
@@ -152,6 +157,10 @@ impl Plan {
             lying_card: 0.0,
             poison: 0.0,
             synchronised: true,
+            ask_every_ms: 0,
+            board_ms: 100,
+            board_silent: 0.0,
+            board_remembers: false,
             actions: Vec::new(),
             action_every_ms: 10_000,
         }
@@ -217,6 +226,10 @@ impl Plan {
             lying_card: some(0.15, 1.0),
             poison: some(0.2, 0.03),
             synchronised: dice.chance(0.6),
+            ask_every_ms: if dice.chance(0.4) { dice.pick(&[3_000, 10_000, 40_000]) } else { 0 },
+            board_ms: dice.pick(&[10, 200, 4_000]),
+            board_silent: some(0.3, 0.5),
+            board_remembers: dice.chance(0.3),
             actions,
             action_every_ms: if long {
                 300_000

@@ -13,9 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use fieldpost_bridge::coverage::{Coverage, Run};
-use fieldpost_bridge::engine::{HelloRow, StreamRow};
+use fieldpost_bridge::engine::{CommandRow, HelloRow, StreamRow};
 use fieldpost_bridge::store::{DeviceRef, EpochRef, Identity, Store, StoreError};
-use fieldpost_protocol::{DeviceId, Epoch, HelloStream, Instance, Seq, StoreId, Stream, StreamKey};
+use fieldpost_protocol::{
+    CommandId, DeviceId, Epoch, HelloStream, Instance, Seq, StoreId, Stream, StreamKey,
+};
 use ledger::Commands;
 
 use crate::dice::Dice;
@@ -86,6 +88,18 @@ impl Db {
 
     pub fn knows(&self, epoch: Epoch) -> bool {
         self.epochs.values().any(|data| data.epoch == epoch)
+    }
+
+    /// Somebody asks for this at the bridge's shell; of a device that nobody has heard of, nobody does.
+    pub fn ask(&mut self, device: &DeviceId, id: CommandId, row: CommandRow) {
+        if let Some(at) = self.devices.get(device) {
+            self.commands.insert((*at, id), row);
+        }
+    }
+
+    /// Every command that is known.
+    pub fn ledger(&self) -> impl Iterator<Item = (&CommandId, &CommandRow)> + '_ {
+        self.commands.iter().map(|((_, id), row)| (id, row))
     }
 
     /// Every stream with its row.

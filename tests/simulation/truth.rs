@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fieldpost_bridge::coverage::Coverage;
-use fieldpost_protocol::{Clock, Epoch, Seq, StreamKey};
+use fieldpost_protocol::{Clock, Epoch, EventKind, Seq, StreamKey};
+
+use crate::commands::Commands;
 
 /// A base that NTP gave is right; the rest is rounding.
 const OFF_MS_MAX: i64 = 10;
@@ -32,6 +34,9 @@ pub struct Fact {
 #[derive(Default)]
 pub struct Truth {
     pub facts: Vec<Fact>,
+    /// Those that are command acks.
+    pub acks: HashMap<usize, EventKind>,
+    pub commands: Commands,
     rows: HashMap<(StreamKey, Seq), usize>,
     /// What any storage has ever committed.
     ever: BTreeMap<StreamKey, Coverage>,

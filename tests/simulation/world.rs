@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 use fieldpost_bridge::store::Identity;
-use fieldpost_protocol::{BridgeStatus, DeviceId, Epoch, Gen, Seq, StoreId, StreamKey, Topic};
+use fieldpost_protocol::{
+    BridgeStatus, CommandId, CommandOutcome, DeviceId, Epoch, Gen, Seq, StoreId, StreamKey, Topic,
+};
 
 use crate::bridge::Bridge;
 use crate::dice::Dice;
@@ -80,6 +82,9 @@ pub enum What {
     BrokerUp,
     Undo(Undo),
     Act,
+    Ask,
+    Board(usize, u64, CommandId, CommandOutcome),
+    Doubt(usize, u64),
 }
 
 /// The end of a fault that lasts.
@@ -105,6 +110,8 @@ pub struct Machine {
     pub synchronised: bool,
     pub disk_fails: bool,
     pub process: Option<Process>,
+    /// What its board has done: of one that remembers, or not.
+    pub board: BTreeSet<CommandId>,
     /// Raised with each start of a process.
     pub life: u64,
     /// Its card was rolled back or replaced at some time.
@@ -234,6 +241,9 @@ impl World {
         for bridge in 0..self.bridges.len() {
             self.after(self.dice.between(0, 2_000), What::StartBridge(bridge));
         }
+        if self.plan.ask_every_ms > 0 {
+            self.after(self.dice.around(self.plan.ask_every_ms), What::Ask);
+        }
         if !self.plan.actions.is_empty() {
             self.after(self.dice.around(self.plan.action_every_ms), What::Act);
         }
@@ -255,6 +265,7 @@ impl World {
             synchronised: self.plan.synchronised,
             disk_fails: false,
             process: None,
+            board: BTreeSet::new(),
             life: 0,
             harmed: false,
         });
@@ -322,6 +333,9 @@ impl World {
             What::BrokerUp => self.broker_up = true,
             What::Undo(undo) => self.undo(undo),
             What::Act => self.act(),
+            What::Ask => self.ask(),
+            What::Doubt(m, life) => self.doubt(m, life),
+            What::Board(m, life, id, outcome) => self.board_answers(m, life, &id, outcome),
         }
     }
 

@@ -61,7 +61,7 @@ impl Driver {
         let allowed = self.desk.allowed().check(&command.name, &command.args);
         let asked = command.clone();
         let job = move |outbox: &mut Outbox| {
-            let taken = outbox.take_command(
+            outbox.take_command(
                 &asked,
                 unix_ms,
                 |epoch, record| {
@@ -69,24 +69,20 @@ impl Driver {
                     judge.judge(&asked, record, allowed)
                 },
                 Now::read(),
-            );
-            match taken {
-                // It may stand there as started.
-                Err(AppendError::InDoubt(error)) => {
-                    tracing::error!(%error, "a command was not run: its start is in doubt");
-                    let told = outbox.reject_doubtful(&asked, unix_ms, Now::read())?;
-                    Ok(Taken { verdict: Verdict::Wait, no: 0, told })
-                }
-                taken => taken,
-            }
+            )
         };
         point!("command.before_taken");
-        let Some(Taken { verdict, no, told }) = self.record(job).await? else { return Ok(()) };
+        let taken = self.record(job).await?;
+        let Some(Taken { verdict, no, told, doubtful }) = taken else { return Ok(()) };
         point!("command.taken");
         if let Some(kind) = told {
             self.tell_ack(&kind, Some(&command.name));
         }
         match (verdict, command.id.clone()) {
+            _ if doubtful => {
+                self.desk.doubt(command);
+                return self.reject_doubtful().await;
+            }
             (Verdict::LeaveToBridge, id) => {
                 let why = "left to the bridge, which gives it an id and issues it; if none runs, nothing happens";
                 let (name, detail) = (Some(command.name), Some(why.to_owned()));
@@ -99,6 +95,20 @@ impl Driver {
                 self.begin(id, &command, no).await?;
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Commands whose start is in doubt did not run, and never will: once that is recorded.
+    async fn reject_doubtful(&mut self) -> Result<(), Gone> {
+        while let Some(command) = self.desk.doubtful().cloned() {
+            let unix_ms = self.unix_ms(clock::boottime_ms());
+            let asked = command.clone();
+            let job =
+                move |outbox: &mut Outbox| outbox.reject_doubtful(&asked, unix_ms, Now::read());
+            let Some(Some(kind)) = self.record(job).await? else { return Ok(()) };
+            self.desk.settle(&command);
+            self.tell_ack(&kind, Some(&command.name));
         }
         Ok(())
     }
@@ -139,6 +149,7 @@ impl Driver {
             self.log_until = None;
             let _ = crate::log::set(None);
         }
+        self.reject_doubtful().await?;
         for _ in 0..self.desk.owed.len() {
             if let Some(done) = self.desk.owed.pop_front() {
                 self.finish_command(done).await?;

@@ -50,6 +50,9 @@ pub struct Taken {
     pub no: u32,
     /// What was told, for whoever looks on.
     pub told: Option<EventKind>,
+    /// It may be recorded as started, or not: it must not be done, and is to be rejected, see
+    /// [`Outbox::reject_doubtful`].
+    pub doubtful: bool,
 }
 
 /// A command that a process which has ended had begun.
@@ -94,9 +97,6 @@ struct Row {
 impl Outbox {
     /// Looks a command up, has it judged, and makes the verdict durable. `unix_ms`: if anybody knows
     /// the time.
-    ///
-    /// After [`AppendError::InDoubt`] it may be recorded as started, and must not be done: see
-    /// [`reject_doubtful`](Self::reject_doubtful).
     pub fn take_command(
         &mut self,
         command: &Command,
@@ -108,7 +108,7 @@ impl Outbox {
         let (epoch, _) = self.epoch();
         let Some(id) = command.id.clone() else {
             let verdict = judge(epoch, &Record::default());
-            return Ok(Taken { verdict, no: 0, told: None });
+            return Ok(Taken { verdict, no: 0, told: None, doubtful: false });
         };
         let known = self.inbox_row(&id).map_err(AppendError::Failed)?;
         let record = self.record(&id, command, known.as_ref()).map_err(AppendError::Failed)?;
@@ -134,7 +134,7 @@ impl Outbox {
         if full {
             verdict = Verdict::Reject(format!("{COMMANDS_MAX} commands came within 30 days"));
         }
-        let mut no = 0;
+        let (mut no, mut doubtful) = (0, false);
         let told = match &verdict {
             Verdict::LeaveToBridge | Verdict::Wait | Verdict::Hold => None,
             Verdict::Repeat => {
@@ -169,7 +169,14 @@ impl Outbox {
             Verdict::Start => {
                 no = fastrand::u32(1..=i32::MAX as u32);
                 let kind = ack(plain(CommandOutcome::Accepted));
-                Some(self.tell(kind, now, |transaction, at| row.started(transaction, at, no))?)
+                match self.tell(kind, now, |transaction, at| row.started(transaction, at, no)) {
+                    Err(AppendError::InDoubt(error)) => {
+                        tracing::error!(%id, %error, "a command was not run: its start is in doubt");
+                        doubtful = true;
+                        None
+                    }
+                    told => Some(told?),
+                }
             }
         };
         // No room, not even in the reserve: nothing was recorded, so nothing is done.
@@ -180,7 +187,7 @@ impl Outbox {
             }
             told => told.flatten(),
         };
-        Ok(Taken { verdict, no, told })
+        Ok(Taken { verdict, no, told, doubtful })
     }
 
     /// Records the outcome of a command that was started, with its event, which is returned; `None`:

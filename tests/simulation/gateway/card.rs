@@ -27,7 +27,11 @@ impl Process {
                 self.outbox.set_confirmed(&confirmed);
                 self.save_if_back(world, m)?;
             }
-            Notice::CloudTime { skew_ms, rtt } => self.learn_time(world, m, skew_ms, rtt)?,
+            Notice::CloudTime { skew_ms, rtt } => {
+                self.desk.rtt_ms = rtt.as_millis() as i64;
+                self.judge_held();
+                self.learn_time(world, m, skew_ms, rtt)?;
+            }
             Notice::OtherStore(_) | Notice::NoCommonVersion(_) | Notice::Stuck { .. } => {}
         }
         Ok(())
@@ -196,7 +200,7 @@ impl Process {
         Ok(())
     }
 
-    fn appended(
+    pub(super) fn appended(
         &mut self,
         world: &mut World,
         m: usize,

@@ -27,7 +27,15 @@ impl Process {
         else {
             return self.engine.handle_unreadable(now, key);
         };
-        let (n, body) = self.body(key, &batch);
+        let ack = match key.stream {
+            Stream::Events => world.truth.borrow().acks.get(&batch.rows[0].id).cloned(),
+            Stream::Readings => None,
+        };
+        let command_ack = ack.is_some();
+        let (n, body) = match ack {
+            Some(kind) => (1, Event { t: batch.rows[0].offset_ms, kind }.encode()),
+            None => self.body(key, &batch),
+        };
         let floor = if world.switches.rules.floor_is_stated { batch.floor } else { 1 };
         let envelope = Envelope {
             v: VERSION,
@@ -58,7 +66,7 @@ impl Process {
         world.first_batch_after.get_or_insert(world.now);
         let payload = envelope.encode();
         let bytes = payload.len();
-        let topic = Topic::batch(&world.machines[m].device, key.stream, false);
+        let topic = Topic::batch(&world.machines[m].device, key.stream, command_ack);
         let told = match world.is_told() {
             true => format!("{} {from}-{end}", told(key)),
             false => String::new(),

@@ -1,9 +1,11 @@
 //! What is on the card. Each change of an [`Image`] is one transaction.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use fieldpost_gateway::outbox::Trusted;
-use fieldpost_protocol::{Clock, Epoch, Gen, Seq, StoreId, Stream, StreamKey};
+use fieldpost_protocol::{Clock, CommandId, Epoch, Gen, Seq, StoreId, Stream, StreamKey};
+
+use crate::gateway::InboxRow;
 
 /// One row.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +76,8 @@ pub struct Image {
     /// Oldest first.
     pub epochs: Vec<EpochRow>,
     pub tombstones: VecDeque<(StreamKey, Seq)>,
+    pub inbox: BTreeMap<CommandId, InboxRow>,
+    pub stale: BTreeMap<(CommandId, Epoch), (Epoch, Seq)>,
 }
 
 impl Image {

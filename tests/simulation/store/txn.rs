@@ -146,8 +146,9 @@ impl Txn for MemTxn<'_> {
 
     fn insert_event(&mut self, epoch: EpochRef, seq: Seq, time: i64, event: &Event) -> Result<()> {
         self.gap();
-        let EventKind::Alert { message, .. } = &event.kind else {
-            return Err(StoreError::Damaged("an event that was never sent".to_owned()));
+        let message = match &event.kind {
+            EventKind::Alert { message, .. } => message,
+            EventKind::CommandAck { detail, .. } => detail.as_ref().expect("its number"),
         };
         let id = message
             .parse()
