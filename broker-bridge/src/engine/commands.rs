@@ -57,6 +57,9 @@ pub struct Ending {
     pub result: Metrics,
     /// When it was written down, in Unix ms.
     pub at: i64,
+    /// It follows from what the ledger knew. A gateway that knows better replaces it: the ledger may have
+    /// been restored from before the command was issued, or its gateway has the answer and no network.
+    pub concluded: bool,
 }
 
 impl Ending {
@@ -120,7 +123,8 @@ impl CommandRow {
 
     fn end(&mut self, outcome: Option<CommandOutcome>, detail: &str, now: i64) {
         let detail = Some(detail.to_owned());
-        self.ending = Some(Ending { outcome, detail, result: Metrics::default(), at: now });
+        let result = Metrics::default();
+        self.ending = Some(Ending { outcome, detail, result, at: now, concluded: true });
     }
 
     fn repeat_after_ms(&self) -> i64 {
@@ -229,7 +233,8 @@ impl Engine {
 
     /// What a command ack that was newly stored changes in the row of its id. Returns whether it has.
     pub fn take_ack(&self, row: &mut CommandRow, ack: CommandAck<'_>, now: i64) -> bool {
-        if row.ending.is_some() && self.guards.first_outcome_stays {
+        let is_told = row.ending.as_ref().is_some_and(|ending| !ending.concluded);
+        if is_told && self.guards.first_outcome_stays {
             return false;
         }
         // Without a content: of something that could not even be read, under this id.
@@ -245,6 +250,7 @@ impl Engine {
                     detail: ack.detail.map(str::to_owned),
                     result: ack.result.clone(),
                     at: now,
+                    concluded: false,
                 });
                 true
             }

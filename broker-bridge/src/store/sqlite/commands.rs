@@ -16,7 +16,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// As [`read`] wants them; with `c` for the table.
 const COLUMNS: &str = "c.id, c.name, c.args, c.content, c.expires, c.strict, c.origin, c.created, \
                        c.target, c.issued, c.first_issued, c.next_at, c.outcome, c.detail, \
-                       c.result, c.done_at";
+                       c.result, c.done_at, c.concluded";
 /// Commands that go at once, where there are too many: further ones find room without looking.
 const FORGOTTEN_AT_ONCE: u64 = 100;
 
@@ -78,7 +78,8 @@ impl Ledger for SqliteTxn<'_> {
         let result = ending.map_or_else(|| Ok("{}".to_owned()), |ending| json(&ending.result))?;
         self.execute(
             "UPDATE command SET target = ?3, issued = ?4, first_issued = ?5, next_at = ?6, \
-                                outcome = ?7, detail = ?8, result = ?9, done_at = ?10 \
+                                outcome = ?7, detail = ?8, result = ?9, done_at = ?10, \
+                                concluded = ?11 \
              WHERE device = ?1 AND id = ?2",
             (
                 device.0,
@@ -91,6 +92,7 @@ impl Ledger for SqliteTxn<'_> {
                 ending.and_then(|ending| ending.detail.as_deref()),
                 result,
                 ending.map(|ending| ending.at),
+                ending.is_some_and(|ending| ending.concluded),
             ),
         )?;
         Ok(())
@@ -166,6 +168,7 @@ fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<RawCommand> {
             detail: row.get(at + 13)?,
             result: Metrics::default(),
             at: row.get::<_, Option<i64>>(at + 15)?.unwrap_or(0),
+            concluded: row.get(at + 16)?,
         }),
         None => None,
     };

@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS command (
     detail       TEXT,
     result       TEXT NOT NULL DEFAULT '{}',
     done_at      INTEGER,
+    concluded    INTEGER NOT NULL DEFAULT 0,    -- by the bridge: a gateway's word replaces it
     PRIMARY KEY (device, id)
 ) WITHOUT ROWID, STRICT;
 
