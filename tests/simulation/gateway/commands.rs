@@ -169,6 +169,7 @@ impl Process {
             Commit::InDoubt => {
                 self.begin_epoch(world, m);
                 self.desk.waiting.retain(|known| known.id != command.id);
+                self.desk.held.retain(|known| known.id != command.id);
                 self.desk.doubtful.push_back(command.clone());
                 self.reject_doubtful(world, m)
             }
