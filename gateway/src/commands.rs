@@ -171,7 +171,7 @@ impl Desk {
 
     /// What a process that has ended had begun: a board that remembers tells.
     pub(crate) fn recall(&mut self, left: Left) {
-        let Left { id, name, no } = left;
+        let Left { id, name, no, strict } = left;
         let ending = match name.parse() {
             Ok(Builtin::Restart) => {
                 Ending::because(CommandOutcome::Succeeded, "the gateway has started again")
@@ -180,7 +180,11 @@ impl Desk {
         };
         let otherwise = ending.clone();
         let asks = self.spawn(id.clone(), &name, |board| async move {
-            board::recall(&board, no, otherwise).await
+            match board::recall(&board, no, otherwise.clone()).await {
+                // Another board may have done it: this may be a copy of the card.
+                Ending { outcome: CommandOutcome::Rejected, .. } if strict => otherwise,
+                ending => ending,
+            }
         });
         if !asks {
             self.owed.push_back(Done::by_gateway(id, ending));

@@ -32,7 +32,7 @@ const OUTCOME_BYTES: u64 = 16 * 1024;
 pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS command (
     no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, content BLOB NOT NULL,
-    target BLOB NOT NULL, outcome TEXT, detail TEXT, result TEXT, unix_ms INTEGER,
+    target BLOB NOT NULL, strict INTEGER NOT NULL, outcome TEXT, detail TEXT, result TEXT, unix_ms INTEGER,
     event_epoch BLOB NOT NULL, event_seq INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS stale (
@@ -64,6 +64,8 @@ pub struct Left {
     pub name: String,
     /// The number that it had on the line to its board.
     pub no: u32,
+    /// It may run at most once over copies of the card, too.
+    pub strict: bool,
 }
 
 /// How a command ended.
@@ -123,7 +125,14 @@ impl Outbox {
             detail: ending.detail,
             result: ending.result,
         };
-        let row = NewRow { id: &id, name: &command.name, content, target, unix_ms };
+        let row = NewRow {
+            id: &id,
+            name: &command.name,
+            content,
+            target,
+            strict: command.strict,
+            unix_ms,
+        };
         let plain = |outcome| Ending { outcome, detail: None, result: Metrics::default() };
         if verdict == Verdict::Start && !self.has_room().map_err(AppendError::Failed)? {
             tracing::warn!(%id, "the outbox has no room for the outcome of a command, which has to wait");
@@ -239,7 +248,8 @@ impl Outbox {
             "the gateway's disk has failed just then; it did not run, send it again with a new id";
         let ending = Ending::because(CommandOutcome::Rejected, why);
         let content = command.content();
-        let row = NewRow { id, name: &command.name, content, target, unix_ms };
+        let row =
+            NewRow { id, name: &command.name, content, target, strict: command.strict, unix_ms };
         let kind = EventKind::CommandAck {
             id: id.clone(),
             target,
@@ -253,10 +263,11 @@ impl Outbox {
 
     /// What processes that have ended had begun.
     pub fn left_started(&self) -> rusqlite::Result<Vec<Left>> {
-        let mut query =
-            self.conn.prepare_cached("SELECT id, name, no FROM command WHERE outcome IS NULL")?;
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT id, name, no, strict FROM command WHERE outcome IS NULL")?;
         let rows = query.query_map([], |row| {
-            Ok(Left { id: id_of(row, 0)?, name: row.get(1)?, no: row.get(2)? })
+            Ok(Left { id: id_of(row, 0)?, name: row.get(1)?, no: row.get(2)?, strict: row.get(3)? })
         })?;
         rows.collect()
     }
@@ -386,6 +397,7 @@ struct NewRow<'c> {
     name: &'c str,
     content: Content,
     target: Epoch,
+    strict: bool,
     unix_ms: Option<i64>,
 }
 
@@ -394,8 +406,8 @@ impl NewRow<'_> {
         point!("outbox.inbox.before_start");
         transaction
             .prepare_cached(
-                "INSERT INTO command (no, id, name, content, target, unix_ms, event_epoch, event_seq)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO command (no, id, name, content, target, strict, unix_ms, event_epoch, event_seq)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 no,
@@ -403,6 +415,7 @@ impl NewRow<'_> {
                 self.name,
                 &self.content.0[..],
                 &self.target.0[..],
+                self.strict,
                 self.unix_ms,
                 &at.epoch.0[..],
                 at.events_last as i64
@@ -420,14 +433,15 @@ impl NewRow<'_> {
         transaction
             .prepare_cached(
                 "INSERT OR REPLACE INTO command
-                     (id, name, content, target, outcome, detail, result, unix_ms, event_epoch, event_seq)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, '{}', ?7, ?8, ?9)",
+                     (id, name, content, target, strict, outcome, detail, result, unix_ms, event_epoch, event_seq)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '{}', ?8, ?9, ?10)",
             )?
             .execute(params![
                 self.id.as_str(),
                 self.name,
                 &self.content.0[..],
                 &self.target.0[..],
+                self.strict,
                 ending.outcome.as_str(),
                 ending.detail,
                 self.unix_ms,

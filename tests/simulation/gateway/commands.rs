@@ -73,7 +73,9 @@ impl Process {
             let remembers = world.plan.board_remembers;
             let outcome = match remembers {
                 true if world.machines[m].board.contains(&id) => CommandOutcome::Succeeded,
-                true => CommandOutcome::Rejected,
+                // On a copy of the card another board may have done it.
+                true if !command.strict => CommandOutcome::Rejected,
+                true => CommandOutcome::Unknown,
                 false => CommandOutcome::Unknown,
             };
             self.finish_command(world, m, &id, outcome)?;
