@@ -10,6 +10,9 @@ use fieldpost_tests::rig::{Rig, SOON, wait_until};
 
 use crate::{assert_clean, settings};
 
+mod at_the_ledger;
+mod by_hand;
+
 on_each_broker! {
     a_command_runs_once_and_its_acks_are_stored_and_seen,
     a_command_that_comes_again_runs_no_second_time,
@@ -127,7 +130,9 @@ fn a_command_runs_once_and_its_acks_are_stored_and_seen(broker: Broker) -> anyho
     let seen: Vec<String> = bench
         .seen()?
         .into_iter()
-        .map(|ack| format!("{} {}", ack.id.unwrap(), ack.outcome.unwrap().as_str()))
+        .map(|ack| {
+            format!("{} {}", ack.id.expect("its id"), ack.outcome.expect("its outcome").as_str())
+        })
         .collect();
     assert_eq!(seen, ["a1 accepted", "a1 succeeded", "a2 accepted", "a2 failed"]);
     bench.end()

@@ -116,6 +116,24 @@ impl Rig {
         }
     }
 
+    /// A certificate for one more person. mosquitto lets each name in once, and gets the operator's
+    /// paragraph with this name.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made, or mosquitto does not read its rules again.
+    pub fn admit(&mut self, person: &str) -> anyhow::Result<()> {
+        let devices = vec![person.to_owned()];
+        let request = fieldpost_certs::Request { devices, ..Default::default() };
+        fieldpost_certs::issue(&self.world.dir().join("certs"), &request)?;
+        let Some(mosquitto) = &mut self.mosquitto else { return Ok(()) };
+        let rules = std::fs::read_to_string(mosquitto.acl())?;
+        let paragraph = rules.split("\n\n").find(|it| it.starts_with("user operator\n"));
+        let paragraph = paragraph.context("the operator has a paragraph")?.trim_end();
+        let more = paragraph.replacen("operator", person, 1);
+        std::fs::write(mosquitto.acl(), format!("{}\n\n{more}\n", rules.trim_end()))?;
+        mosquitto.reload()
+    }
+
     /// The same on a mosquitto of its own instead of the embedded broker.
     ///
     /// # Errors
