@@ -27,12 +27,14 @@ fn device() -> DeviceId {
 
 /// Every topic that the code knows.
 fn topics() -> Vec<Topic> {
-    every!(Topic:
+    let mut topics = every!(Topic:
         SensorData(device()), Alerts(device()), CommandAcks(device()), Hello(device()), State(device()),
         SyncAcks(device()), Commands(device()), Status(device()), Meta(device()),
         Live(device(), "air".to_owned()), ConfigReported(device()), ConfigDesired(device()),
         BridgeStatus("cloud".to_owned()),
-    )
+    );
+    topics.extend(["alerts", "command_acks"].map(|of| Topic::Live(device(), of.to_owned())));
+    topics
 }
 
 /// Every payload that the code knows, once.

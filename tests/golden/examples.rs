@@ -1,6 +1,6 @@
 //! Every example of topics.md is what the code would send, byte for byte.
 
-use fieldpost_protocol::Envelope;
+use fieldpost_protocol::{Command, Envelope, Event, EventKind};
 use serde_json::Value as Json;
 
 use crate::contract::payloads;
@@ -89,4 +89,15 @@ fn every_example_in_json_is_understood_to_its_last_key() {
             block.name
         );
     }
+}
+
+#[test]
+fn the_content_in_the_command_ack_is_that_of_the_command() {
+    let document = Document::load();
+    let bytes = |name| document.block("cbor-hex", name).expect("an example").bytes();
+    let command = Command::decode(&bytes("commands")).expect("an example is valid");
+    let envelope = Envelope::decode(&bytes("command_acks")).expect("an example is valid");
+    let event = Event::decode(&envelope.body).expect("an example is valid");
+    let EventKind::CommandAck { content, .. } = event.kind else { panic!("no command ack") };
+    assert_eq!(content, Some(command.content()));
 }

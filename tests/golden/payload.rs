@@ -1,8 +1,8 @@
 //! Which payload each topic carries, and how the code reads it and writes it again.
 
 use fieldpost_protocol::{
-    BridgeStatus, Command, DeviceStatus, Envelope, Event, Hello, Live, Meta, Metrics, Reading,
-    State, SyncAcks, Topic, Value, decode_readings, encode_readings,
+    BridgeStatus, Command, DeviceStatus, Envelope, Event, Hello, Live, LiveAlert, LiveCommandAck,
+    Meta, Metrics, Reading, State, SyncAcks, Topic, Value, decode_readings, encode_readings,
 };
 use serde_json::{Value as Json, json};
 
@@ -19,6 +19,8 @@ pub enum Payload {
     Status,
     Meta,
     Live,
+    LiveAlerts,
+    LiveCommandAcks,
     BridgeStatus,
     /// Any JSON: nothing in the code looks into it.
     Config,
@@ -38,7 +40,11 @@ impl Payload {
             Topic::Commands(_) => Payload::Commands,
             Topic::Status(_) => Payload::Status,
             Topic::Meta(_) => Payload::Meta,
-            Topic::Live(..) => Payload::Live,
+            Topic::Live(_, source) => match &**source {
+                "alerts" => Payload::LiveAlerts,
+                "command_acks" => Payload::LiveCommandAcks,
+                _ => Payload::Live,
+            },
             Topic::ConfigReported(_) | Topic::ConfigDesired(_) => Payload::Config,
             Topic::BridgeStatus(_) => Payload::BridgeStatus,
         }
@@ -57,6 +63,8 @@ impl Payload {
             Payload::Status => "status",
             Payload::Meta => "meta",
             Payload::Live => "live",
+            Payload::LiveAlerts => "live_alerts",
+            Payload::LiveCommandAcks => "live_command_acks",
             Payload::BridgeStatus => "bridge_status",
             Payload::Config => "config",
         }
@@ -69,8 +77,8 @@ impl Payload {
 
     /// Whether it may come as JSON.
     pub fn is_json(self) -> bool {
-        use Payload::{BridgeStatus, Commands, Config, Live, Meta, Status};
-        matches!(self, Commands | Status | Meta | Live | BridgeStatus | Config)
+        use Payload::{Alerts, CommandAcks, Hello, SensorData, State, SyncAcks};
+        !matches!(self, SensorData | Alerts | CommandAcks | Hello | State | SyncAcks)
     }
 
     /// Reads CBOR with the code's decoder.
@@ -120,6 +128,10 @@ impl Payload {
             Payload::Status => json(DeviceStatus::from_json(bytes).map(|status| status.to_json())),
             Payload::Meta => json(Meta::from_json(bytes).map(|meta| meta.to_json())),
             Payload::Live => json(Live::from_json(bytes).map(|live| live.to_json())),
+            Payload::LiveAlerts => json(LiveAlert::from_json(bytes).map(|alert| alert.to_json())),
+            Payload::LiveCommandAcks => {
+                json(LiveCommandAck::from_json(bytes).map(|ack| ack.to_json()))
+            }
             Payload::BridgeStatus => {
                 json(BridgeStatus::from_json(bytes).map(|status| status.to_json()))
             }
