@@ -34,6 +34,9 @@ fn the_demo_ends_with_zero_and_says_that_all_is_stored() -> anyhow::Result<()> {
     assert!(report["latency_ms"]["p99"].as_u64().is_some_and(|p99| p99 < 3_000), "{report}");
     assert!(report["wire_bytes_per_reading"].as_f64().is_some(), "{report}");
     assert_eq!(report["config"]["rate"], 250.0, "{report}");
+    for done in ["sent", "succeeded", "done"] {
+        assert_eq!(report["commands"][done], 1, "{done}: {report}");
+    }
     Ok(())
 }
 

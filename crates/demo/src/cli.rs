@@ -16,8 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 use crate::board::Board;
 use crate::judge::{self, OutboxWatch, Watch};
 use crate::ledger::{Ledger, TIME_TOLERANCE_MS};
-use crate::report::{FramesSent, Latency, Report, RunConfig};
-use crate::world::{Programs, Settings, World};
+use crate::operator::Operator;
+use crate::report::{Commands, FramesSent, Latency, Report, RunConfig};
+use crate::world::{DEVICE, Programs, Settings, World};
 
 /// Between two looks into storage: latencies are known to this.
 const LOOK: Duration = Duration::from_millis(20);
@@ -84,7 +85,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     settings.checksum_optional = cli.checksum_optional;
     let mut world = World::new(&dir, settings)?;
     let stop = stop_at_interrupt()?;
-    say(cli, &introduction(&world, cli))?;
+    say(cli.json, &introduction(&world, cli))?;
     world.start_bridge()?;
     // A gateway that is there first would greet nobody, and greet again after seconds: true,
     // and not what the demo is to show.
@@ -100,17 +101,20 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         storage: Watch::new(&world.storage(), ledger.clone()),
         outbox: OutboxWatch::new(&world.outbox()),
         ledger: ledger.clone(),
+        operator: Operator::connect(&world, cli.serial.is_none())?,
+        json: cli.json,
         line: !cli.json && std::io::stderr().is_terminal(),
         next_line: Instant::now(),
     };
     let end = cli.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    follow.until(&mut world, |_| {
-        stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end)
+    follow.until(&mut world, |follow| {
+        let is_over = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
+        Ok(is_over || follow.operator.send().map(|()| false)?)
     })?;
     if let Some(board) = &board {
         board.pause();
-        follow.drain(&mut world)?;
     }
+    follow.drain(&mut world, board.is_some())?;
     follow.end_line();
     world.stop_gateway()?;
     let status = Status::read(&world.status())?;
@@ -124,7 +128,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
-        say(cli, &format!("\n{}", report.text()))?;
+        say(cli.json, &format!("\n{}", report.text()))?;
     }
     Ok(report)
 }
@@ -135,6 +139,8 @@ struct Follow {
     storage: Watch,
     outbox: OutboxWatch,
     ledger: Ledger,
+    operator: Operator,
+    json: bool,
     line: bool,
     next_line: Instant,
 }
@@ -144,7 +150,7 @@ impl Follow {
     fn until(
         &mut self,
         world: &mut World,
-        mut done: impl FnMut(&mut Self) -> bool,
+        mut done: impl FnMut(&mut Self) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         loop {
             if let Some((name, status)) = world.ended()? {
@@ -154,24 +160,31 @@ impl Follow {
                 );
             }
             self.storage.look()?;
+            for line in self.operator.look()? {
+                // Over the line that changes.
+                let begin = if self.line { "\r\x1b[K" } else { "" };
+                say(self.json, &format!("{begin}{line}\n"))?;
+            }
             if self.line && Instant::now() >= self.next_line {
                 self.next_line = Instant::now() + LINE;
                 let _ = self.show();
             }
-            if done(self) {
+            if done(self)? {
                 return Ok(());
             }
             std::thread::park_timeout(LOOK);
         }
     }
 
-    /// Until everything that was sent is accepted, and everything accepted is stored.
-    fn drain(&mut self, world: &mut World) -> anyhow::Result<()> {
-        let deadline = Instant::now() + DRAIN;
+    /// Until every command has ended and, from a board that has stopped, everything that was sent is
+    /// accepted and stored.
+    fn drain(&mut self, world: &mut World, has_stopped: bool) -> anyhow::Result<()> {
+        let (deadline, storage) = (Instant::now() + DRAIN, world.storage());
         self.until(world, |follow| {
             let accepted = follow.outbox.look().unwrap_or(0);
             let whole = accepted >= follow.ledger.len() && follow.storage.stored() >= accepted;
-            whole || Instant::now() >= deadline
+            let is_answered = judge::commands(&storage)?.0 >= follow.operator.sent();
+            Ok((whole || !has_stopped) && is_answered || Instant::now() >= deadline)
         })
     }
 
@@ -248,6 +261,11 @@ fn compare(
         missing: found.missing,
         duplicates: found.duplicates(),
         wrong: found.wrong_count,
+        commands: Commands {
+            sent: follow.operator.sent(),
+            succeeded: judge::commands(&world.storage())?.1,
+            done: cli.serial.is_none().then(|| ledger.commands().len() as u64),
+        },
         latency_ms,
         wire_bytes_per_reading: None,
         config: run,
@@ -338,7 +356,9 @@ fn introduction(world: &World, cli: &Cli) -> String {
          \x20 sqlite3 {dir}/outbox.db \"SELECT time, source, body->>'temp' FROM recent ORDER BY 1 DESC LIMIT 3\"\n\
          \x20 sqlite3 {dir}/bridge.db \"SELECT * FROM measurement ORDER BY time DESC LIMIT 8\"\n\
          \x20 MQTT Explorer: host localhost, port {}, TLS, CA {dir}/certs/ca.pem,\n\
-         \x20   client certificate {dir}/certs/operator.pem, key {dir}/certs/operator.key\n{}\n",
+         \x20   client certificate {dir}/certs/operator.pem, key {dir}/certs/operator.key\n\
+         \x20   publish {{\"name\":\"led\",\"args\":{{\"on\":1}}}} to devices/{DEVICE}/commands\n\
+         It sends such a command itself, after 2 s and then every 15 s. {}\n",
         world.broker_address(),
         world.broker_address().port(),
         if cli.seconds.is_none() {
@@ -349,8 +369,8 @@ fn introduction(world: &World, cli: &Cli) -> String {
     )
 }
 
-fn say(cli: &Cli, text: &str) -> anyhow::Result<()> {
-    if cli.json {
+fn say(json: bool, text: &str) -> anyhow::Result<()> {
+    if json {
         write!(std::io::stderr().lock(), "{text}")?
     } else {
         write!(std::io::stdout().lock(), "{text}")?

@@ -87,6 +87,18 @@ pub fn accepted(outbox: &Path) -> anyhow::Result<BTreeSet<u64>> {
     Ok(lines)
 }
 
+/// How many commands have ended, and how many of them succeeded, as the bridge's ledger has it.
+///
+/// # Errors
+/// A storage that cannot be read.
+pub fn commands(storage: &Path) -> anyhow::Result<(u64, u64)> {
+    let sql = "SELECT count(*) FILTER (WHERE state <> 'open'), count(*) FILTER (WHERE state = 'succeeded')
+        FROM commands";
+    let row =
+        |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64));
+    Ok(read_only(storage)?.query_row(sql, [], row)?)
+}
+
 /// Every row that storage has of the board's, compared with the ledger by value, source
 /// and time.
 ///

@@ -15,6 +15,7 @@ pub mod board;
 pub mod cli;
 pub mod judge;
 pub mod ledger;
+pub mod operator;
 pub mod relay;
 pub mod report;
 pub mod world;

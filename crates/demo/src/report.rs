@@ -21,12 +21,31 @@ pub struct Report {
     pub duplicates: u64,
     /// Rows whose value, source or time is not what was sent.
     pub wrong: u64,
+    /// What the operator has asked for.
+    pub commands: Commands,
     /// From the line's sending to its row in storage.
     pub latency_ms: Latency,
     /// Bytes between gateway and broker, both ways, with TLS and MQTT, without TCP and IP.
     pub wire_bytes_per_reading: Option<f64>,
     /// What was run.
     pub config: RunConfig,
+}
+
+/// Commands of the operator.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Commands {
+    /// Published.
+    pub sent: u64,
+    /// Of these, with this outcome in storage.
+    pub succeeded: u64,
+    /// How often the board did one; `null` for a real board.
+    pub done: Option<u64>,
+}
+
+impl Commands {
+    fn are_good(&self) -> bool {
+        self.succeeded == self.sent && self.done.is_none_or(|done| done == self.sent)
+    }
 }
 
 /// How many lines were sent.
@@ -73,7 +92,8 @@ impl Report {
             FramesSent::Unknown(_) => true,
         };
         let spoiled = self.refused + self.missing + self.duplicates + self.wrong;
-        whole && self.accepted > 0 && self.stored == self.accepted && spoiled == 0
+        let commands = self.commands.are_good();
+        whole && self.accepted > 0 && self.stored == self.accepted && spoiled == 0 && commands
     }
 
     /// For a person.
@@ -91,6 +111,9 @@ impl Report {
             "stored     {} (missing {}, duplicates {}, wrong {})",
             self.stored, self.missing, self.duplicates, self.wrong
         );
+        let Commands { sent, succeeded, done } = self.commands;
+        let done = done.map(|done| format!(", done by the board {done} times")).unwrap_or_default();
+        let _ = writeln!(text, "commands   {sent} (succeeded {succeeded}{done})");
         let _ = writeln!(
             text,
             "latency    half within {}, 99% within {}",
@@ -104,7 +127,7 @@ impl Report {
             );
         }
         let verdict = if self.is_good() {
-            "good: every line that was sent is stored exactly once, as it was sent"
+            "good: every line that was sent is stored exactly once, as it was sent, and every command was done once"
         } else {
             "NOT GOOD: see above, and the logs"
         };
