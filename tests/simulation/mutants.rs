@@ -219,5 +219,11 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "expired is said by another epoch": gateway.stale_before_expired,
     "the bridge's time is counted from the first attempt": gateway.time_from_answered,
     "the bridge's time is counted from its receipt": gateway.time_from_sending,
+    "a target is not written down": bridge.target_is_written,
+    "a command is issued to whoever is there": bridge.target_stays,
+    "strict is issued twice": bridge.strict_is_issued_once,
+    "what was issued is called expired": bridge.issued_is_not_expired,
+    "an answer to another command counts": bridge.content_is_compared,
+    "a later outcome replaces the first": bridge.first_outcome_stays,
     "a step of the clock is not noticed": rules.clock_step_is_noticed => Shown::Story(stories::a_clock_that_is_put_right),
 };

@@ -186,8 +186,11 @@ impl Plan {
             commit_interval_ms: dice.pick(&[0, 500, 2_000]),
             publish_interval_ms: dice.pick(&[0, 200, 1_000, 5_000]),
             batch_max: dice.between(1, 12) as usize,
-            // Few, so that hellos have several pages.
-            hello_streams_max: dice.pick(&[1, 2, 3, 5, HELLO_STREAMS_MAX]),
+            // Few, so that hellos have several pages; never more than a bridge takes.
+            hello_streams_max: match long {
+                false => dice.pick(&[1, 2, 3, 5, HELLO_STREAMS_MAX]),
+                true => dice.pick(&[5, 8, HELLO_STREAMS_MAX]),
+            },
             trim_every_ms: dice.pick(&[5_000, 20_000, 60_000]),
             limits: Limits {
                 seal_rows,
@@ -226,7 +229,10 @@ impl Plan {
             lying_card: some(0.15, 1.0),
             poison: some(0.2, 0.03),
             synchronised: dice.chance(0.6),
-            ask_every_ms: if dice.chance(0.4) { dice.pick(&[3_000, 10_000, 40_000]) } else { 0 },
+            ask_every_ms: match dice.chance(0.4) {
+                true => dice.pick(&[3_000, 10_000, 40_000]) * if long { 10 } else { 1 },
+                false => 0,
+            },
             board_ms: dice.pick(&[10, 200, 4_000]),
             board_silent: some(0.3, 0.5),
             board_remembers: dice.chance(0.3),

@@ -4,18 +4,18 @@ use fieldpost_bridge::engine::CommandRow;
 use fieldpost_bridge::store::ledger::{LEASE_MS, OPEN_COMMANDS_MAX};
 use fieldpost_bridge::store::{DeviceRef, Ledger, LedgerRow, StoreError};
 use fieldpost_protocol::{CommandId, DeviceId, Epoch, Instance};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{EpochData, Lock, MemTxn, Result};
 
 pub(super) type Commands = BTreeMap<(i64, CommandId), CommandRow>;
 
 impl MemTxn<'_> {
-    /// As this transaction sees them.
-    fn commands_seen(&self) -> Commands {
-        let mut all = self.store.shared.borrow().db.commands.clone();
-        all.extend(self.commands.clone());
-        all
+    /// As this transaction sees them: `look` at each.
+    fn each_command(&self, mut look: impl FnMut(&(i64, CommandId), &CommandRow)) {
+        let shared = self.store.shared.borrow();
+        let before = shared.db.commands.iter().filter(|(key, _)| !self.commands.contains_key(*key));
+        before.chain(&self.commands).for_each(|(key, row)| look(key, row));
     }
 }
 
@@ -30,14 +30,18 @@ impl Ledger for MemTxn<'_> {
     fn command(&mut self, device: DeviceRef, id: &CommandId) -> Result<Option<CommandRow>> {
         self.gap();
         self.lock(Lock::Commands(device.0))?;
-        Ok(self.commands_seen().remove(&(device.0, id.clone())))
+        let key = (device.0, id.clone());
+        let own = self.commands.get(&key).cloned();
+        Ok(own.or_else(|| self.store.shared.borrow().db.commands.get(&key).cloned()))
     }
 
     fn has_room_for_command(&mut self, device: DeviceRef, _now: i64) -> Result<bool> {
         self.lock(Lock::Commands(device.0))?;
-        let all = self.commands_seen();
-        let open = all.iter().filter(|(key, row)| key.0 == device.0 && row.ending.is_none());
-        Ok((open.count() as u64) < OPEN_COMMANDS_MAX)
+        let mut open = 0;
+        self.each_command(|key, row| {
+            open += u64::from(key.0 == device.0 && row.ending.is_none());
+        });
+        Ok(open < OPEN_COMMANDS_MAX)
     }
 
     fn insert_command(
@@ -68,9 +72,21 @@ impl Ledger for MemTxn<'_> {
                 && row.ending.is_none()
                 && row.next_at <= until
         };
-        let due: Vec<i64> = self.commands_seen().into_iter().map(|(key, _)| key.0).collect();
-        for device in due {
+        let mut locked: BTreeSet<i64> = BTreeSet::new();
+        self.each_command(|key, _| {
+            locked.insert(key.0);
+        });
+        for device in locked {
             self.lock(Lock::Commands(device))?;
+        }
+        let mut due: Vec<((i64, CommandId), CommandRow)> = Vec::new();
+        self.each_command(|key, row| {
+            if is_due(key, row) {
+                due.push((key.clone(), row.clone()));
+            }
+        });
+        if due.is_empty() {
+            return Ok(Vec::new());
         }
         let names: BTreeMap<i64, DeviceId> = {
             let shared = self.store.shared.borrow();
@@ -78,10 +94,7 @@ impl Ledger for MemTxn<'_> {
             known.map(|(id, at)| (*at, id.clone())).collect()
         };
         let mut open: Vec<LedgerRow> = Vec::new();
-        for ((at, id), row) in self.commands_seen() {
-            if !is_due(&(at, id.clone()), &row) {
-                continue;
-            }
+        for ((at, id), row) in due {
             let device_id = names.get(&at).cloned();
             let device_id =
                 device_id.ok_or_else(|| StoreError::Damaged("no such device".to_owned()))?;
