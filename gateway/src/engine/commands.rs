@@ -77,8 +77,14 @@ impl Judge {
         if command.id.is_none() || (command.strict && command.target.is_none()) {
             return Verdict::LeaveToBridge;
         }
+        let for_another = command.target.is_some_and(|target| target != self.epoch);
+        let stale = match record.stale {
+            Some(false) => Verdict::Wait,
+            Some(true) | None => Verdict::Stale,
+        };
         if let Some(known) = &record.known {
             return match known.outcome {
+                _ if known.content != command.content() && for_another => stale,
                 _ if known.content != command.content() => Verdict::OtherContent,
                 Some(_) if known.told => Verdict::Repeat,
                 Some(_) | None => Verdict::Wait,
@@ -88,12 +94,11 @@ impl Judge {
             Some(at) => self.cloud_ms.map(|now| now >= at),
             None => Some(false),
         };
-        let for_another = command.target.is_some_and(|target| target != self.epoch);
         if is_late == Some(true) && !self.guards.stale_before_expired {
             return Verdict::Expire;
         }
         if for_another && self.guards.target {
-            return if record.stale == Some(false) { Verdict::Wait } else { Verdict::Stale };
+            return stale;
         }
         match (allowed, is_late) {
             (Err(why), _) => Verdict::Reject(why),
@@ -155,6 +160,22 @@ mod tests {
         }
         let other = command(r#"{"id":"a1","name":"led","args":{"on":0}}"#);
         assert_eq!(judge(&other, known(None, false)), Verdict::OtherContent);
+    }
+
+    #[test]
+    fn another_command_of_a_known_id_is_refused_by_the_epoch_that_it_is_meant_for_only() {
+        let other = command(r#"{"id":"a1","name":"led","args":{"on":0}}"#);
+        let known = known(Some(CommandOutcome::Succeeded), true);
+        for target in [None, Some(MINE)] {
+            let other = Command { target, ..other.clone() };
+            assert_eq!(judge(&other, known), Verdict::OtherContent);
+        }
+        // That epoch may be a copy of this card, which has run it.
+        let of_old = Command { target: Some(OLD), ..other };
+        assert_eq!(judge(&of_old, known), Verdict::Stale);
+        let told = |told| Record { stale: Some(told), ..known };
+        assert_eq!(judge(&of_old, told(false)), Verdict::Wait);
+        assert_eq!(judge(&of_old, told(true)), Verdict::Stale);
     }
 
     #[test]
