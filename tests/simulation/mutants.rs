@@ -159,6 +159,7 @@ fn announced_restores(plan: &mut Plan) {
     plan.actions =
         vec![(Action::Backup, 2), (Action::RestoreAnnounced, 1), (Action::LoseGateway, 1)];
     plan.action_every_ms = 6_000;
+    plan.ask_every_ms = 0;
     plan.limits.retention_ms = 1_000;
 }
 

@@ -111,6 +111,8 @@ pub struct Plan {
     pub synchronised: bool,
     /// 0: nobody asks for anything.
     pub ask_every_ms: i64,
+    /// ... under an id that was given before.
+    pub id_reused: f64,
     pub board_ms: i64,
     pub board_silent: f64,
     pub board_remembers: bool,
@@ -158,6 +160,7 @@ impl Plan {
             poison: 0.0,
             synchronised: true,
             ask_every_ms: 0,
+            id_reused: 0.0,
             board_ms: 100,
             board_silent: 0.0,
             board_remembers: false,
@@ -233,6 +236,7 @@ impl Plan {
                 true => dice.pick(&[3_000, 10_000, 40_000]) * if long { 10 } else { 1 },
                 false => 0,
             },
+            id_reused: some(0.4, 0.8),
             board_ms: dice.pick(&[10, 200, 4_000]),
             board_silent: some(0.3, 0.5),
             board_remembers: dice.chance(0.3),

@@ -199,7 +199,9 @@ fn every_mutant_is_caught() {
         let (name, took) = (mutant.name, begin.elapsed());
         match caught {
             Some((seed, violation)) => {
-                println!("{name:<50} seed {seed:>5} {took:>7.1?}  {violation}")
+                println!("{name:<50} seed {seed:>5} {took:>7.1?}  {violation}");
+                let without = history_of(mutant, seed, Switches::product());
+                assert_eq!(without, None, "without the mutant {name:?}, seed {seed}");
             }
             None => {
                 println!("{name:<50} ESCAPED {took:>7.1?}");

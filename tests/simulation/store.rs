@@ -348,7 +348,15 @@ impl MemTxn<'_> {
         let trusted = db.identity.store == TRUSTED;
         let mut truth = self.store.truth.borrow_mut();
         db.devices.append(&mut self.devices);
-        db.commands.append(&mut self.commands);
+        for (key, row) in std::mem::take(&mut self.commands) {
+            let ending = row.ending.clone();
+            let before = db.commands.insert(key.clone(), row).and_then(|before| before.ending);
+            // What follows from the ledger alone may be put right; what a gateway has said stays.
+            if before.as_ref().is_some_and(|before| !before.concluded) && before != ending {
+                let told = [before, ending].map(|ending| ending.and_then(|it| it.detail));
+                truth.violate(format!("the outcome of command {} changed: {told:?}", key.1));
+            }
+        }
         db.lease = self.lease.or(db.lease);
         db.epochs.retain(|at, _| !self.forgotten.contains(at));
         db.streams.retain(|_, data| !self.forgotten.contains(&data.0));

@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use fieldpost_bridge::store::Identity;
 use fieldpost_protocol::{
-    BridgeStatus, CommandId, CommandOutcome, DeviceId, Epoch, Gen, Seq, StoreId, StreamKey, Topic,
+    BridgeStatus, CommandId, CommandOutcome, Content, DeviceId, Epoch, Gen, Seq, StoreId,
+    StreamKey, Topic,
 };
 
 use crate::bridge::Bridge;
@@ -111,7 +112,7 @@ pub struct Machine {
     pub disk_fails: bool,
     pub process: Option<Process>,
     /// What its board has done: of one that remembers, or not.
-    pub board: BTreeSet<CommandId>,
+    pub board: BTreeSet<(CommandId, Content)>,
     /// Raised with each start of a process.
     pub life: u64,
     /// Its card was rolled back or replaced at some time.

@@ -8,6 +8,7 @@ use fieldpost_protocol::{
 };
 
 use super::{Commit, Process};
+use crate::commands::name_of;
 use crate::outbox::LetGo;
 use crate::world::{Killed, What, World, note};
 
@@ -38,6 +39,8 @@ pub struct Desk {
 
 /// What is recorded with an event.
 enum Note {
+    /// The id is another command's.
+    Nothing,
     Stale,
     Row(Option<CommandOutcome>),
 }
@@ -67,12 +70,14 @@ impl Process {
         for command in left {
             let id = command.id.clone().expect("it was recorded under it");
             if !world.switches.rules.started_is_never_done_again {
-                self.do_it(world, m, &id)?;
+                self.do_it(world, m, &command)?;
                 continue;
             }
             let remembers = world.plan.board_remembers;
             let outcome = match remembers {
-                true if world.machines[m].board.contains(&id) => CommandOutcome::Succeeded,
+                true if world.machines[m].board.contains(&name_of(&command)) => {
+                    CommandOutcome::Succeeded
+                }
                 // On a copy of the card another board may have done it.
                 true if !command.strict => CommandOutcome::Rejected,
                 true => CommandOutcome::Unknown,
@@ -117,7 +122,10 @@ impl Process {
         let verdict = judge.judge(&command, &Record { known, stale }, Ok(()));
         note!(world, "gateway {m} judges {id}: {verdict:?}");
         match verdict {
-            Verdict::Wait | Verdict::LeaveToBridge | Verdict::OtherContent => Ok(()),
+            Verdict::Wait | Verdict::LeaveToBridge => Ok(()),
+            Verdict::OtherContent => {
+                self.end(world, m, &command, CommandOutcome::Rejected, Note::Nothing)
+            }
             Verdict::Hold => {
                 self.desk.held.push(command);
                 Ok(())
@@ -133,9 +141,15 @@ impl Process {
                 let stale = CommandOutcome::Stale;
                 self.record(world, m, &command, stale, Note::Row(Some(stale))).map(drop)
             }
-            Verdict::Reject(_) => self.end(world, m, &command, CommandOutcome::Rejected),
-            Verdict::Expire => self.end(world, m, &command, CommandOutcome::Expired),
-            Verdict::Start => self.start(world, m, &command, &id),
+            Verdict::Reject(_) => {
+                let rejected = CommandOutcome::Rejected;
+                self.end(world, m, &command, rejected, Note::Row(Some(rejected)))
+            }
+            Verdict::Expire => {
+                let expired = CommandOutcome::Expired;
+                self.end(world, m, &command, expired, Note::Row(Some(expired)))
+            }
+            Verdict::Start => self.start(world, m, &command),
         }
     }
 
@@ -145,27 +159,23 @@ impl Process {
         m: usize,
         command: &Command,
         outcome: CommandOutcome,
+        note: Note,
     ) -> Result<(), Killed> {
-        if self.record(world, m, command, outcome, Note::Row(Some(outcome)))? == Commit::Done {
-            let id = command.id.as_ref().expect("each has one here");
-            world.judge_outcome(m, id, outcome, self.desk.rtt_ms + 50);
+        if self.record(world, m, command, outcome, note)? == Commit::Done {
+            world.judge_outcome(command, outcome, self.desk.rtt_ms + 50);
         }
         Ok(())
     }
 
-    fn start(
-        &mut self,
-        world: &mut World,
-        m: usize,
-        command: &Command,
-        id: &CommandId,
-    ) -> Result<(), Killed> {
+    fn start(&mut self, world: &mut World, m: usize, command: &Command) -> Result<(), Killed> {
         if !world.switches.rules.started_before_done {
-            self.do_it(world, m, id)?;
+            self.do_it(world, m, command)?;
         }
         let accepted = CommandOutcome::Accepted;
         match self.record(world, m, command, accepted, Note::Row(None))? {
-            Commit::Done if world.switches.rules.started_before_done => self.do_it(world, m, id),
+            Commit::Done if world.switches.rules.started_before_done => {
+                self.do_it(world, m, command)
+            }
             Commit::Done | Commit::Failed => Ok(()),
             // It may stand there as started, and was not done.
             Commit::InDoubt => {
@@ -196,17 +206,17 @@ impl Process {
                 return Ok(());
             }
             self.desk.doubtful.pop_front();
-            let id = command.id.as_ref().expect("each has one here");
-            world.judge_outcome(m, id, rejected, 0);
+            world.judge_outcome(&command, rejected, 0);
         }
         Ok(())
     }
 
     /// The board gets it; its answer comes, or does not.
-    fn do_it(&mut self, world: &mut World, m: usize, id: &CommandId) -> Result<(), Killed> {
+    fn do_it(&mut self, world: &mut World, m: usize, command: &Command) -> Result<(), Killed> {
         world.effect()?;
-        world.run_command(m, id);
-        world.machines[m].board.insert(id.clone());
+        world.run_command(m, command);
+        let (id, content) = name_of(command);
+        world.machines[m].board.insert((id.clone(), content));
         self.desk.running = Some(id.clone());
         world.effect()?;
         let silent = world.faulty && world.dice.chance(world.plan.board_silent);
@@ -225,7 +235,11 @@ impl Process {
         outcome: CommandOutcome,
     ) -> Result<(), Killed> {
         self.append(world, m)?;
-        let Some(row) = world.machines[m].image.inbox.get(id) else { return Ok(()) };
+        let Some(row) = world.machines[m].image.inbox.get(id) else {
+            // Only a mutant does what was not recorded.
+            self.desk.running.take_if(|running| running == id);
+            return Ok(());
+        };
         let command = Command { target: Some(row.target), ..row.command.clone() };
         let done = match self.old_tails {
             true => Commit::Failed,
@@ -233,7 +247,7 @@ impl Process {
         };
         if done == Commit::Done {
             self.desk.running.take_if(|running| running == id);
-            world.judge_outcome(m, id, outcome, 0);
+            world.judge_outcome(&command, outcome, 0);
             return Ok(());
         }
         if done == Commit::InDoubt {
@@ -256,10 +270,9 @@ impl Process {
     ) -> Result<Commit, Killed> {
         let id = command.id.clone().expect("each has one here");
         let epoch = self.outbox.current.epoch;
-        let target = match world.machines[m].image.inbox.get(&id) {
-            Some(row) => row.target,
-            None => command.target.unwrap_or(epoch),
-        };
+        let known = world.machines[m].image.inbox.get(&id);
+        let same = known.filter(|row| row.command.content() == command.content());
+        let target = same.map_or(command.target.unwrap_or(epoch), |row| row.target);
         let unix_ms = world.unix_ms();
         let fact = {
             let mut truth = world.truth.borrow_mut();
@@ -287,6 +300,7 @@ impl Process {
             truth.borrow_mut().give(key, seq, fact);
             let event = (epoch, seq);
             match note {
+                Note::Nothing => {}
                 Note::Stale => drop(image.stale.insert((id, target), event)),
                 Note::Row(outcome) => {
                     let command = command.clone();
