@@ -7,7 +7,7 @@ use anyhow::ensure;
 use fieldpost_demo::world::DEVICE;
 use fieldpost_tests::broker::Broker;
 use fieldpost_tests::on_each_broker;
-use fieldpost_tests::rig::{Rig, SOON, wait_until};
+use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
 use serde_json::Value;
 
 use crate::{assert_clean, settings};
@@ -61,6 +61,7 @@ fn what_is_set_is_applied_at_200_lines_a_second_without_a_lost_one(
     rig.start(200.0)?;
     rig.wait_stored(200)?;
     assert_eq!(reported(&rig)?["state"], "local");
+    let before = port(&rig)?;
     let path = rig.world.port().display().to_string();
     for (version, checksum) in [(1, "optional"), (2, "required"), (3, "optional")] {
         let metrics = format!(r#"{{"spare": {{"unit": "V{version}"}}}}"#);
@@ -69,7 +70,9 @@ fn what_is_set_is_applied_at_200_lines_a_second_without_a_lost_one(
         );
         let size = 10 * version;
         let rest = format!(
-            r#""publish": {{"batch_readings_max": {size}}}, "outbox": {{"commit_interval": "200ms"}}"#
+            r#""publish": {{"batch_readings_max": {size}}}, "outbox": {{"commit_interval": "{size}0ms"}},
+            "system": {{"interval": "{version}s"}},
+            "alert": [{{"name": "odd_{version}", "source": "fruiting", "metric": "temp", "above": 999}}]"#
         );
         set_file(&rig, &format!(r#"{{"port": {ports}, {rest}}}"#))?;
         let reported = wait_reported(&rig, version, "kept", SOON)?;
@@ -83,6 +86,12 @@ fn what_is_set_is_applied_at_200_lines_a_second_without_a_lost_one(
     assert_eq!(reported["config"]["publish"]["publish_interval"], "2s");
     assert_eq!(reported["config"]["publish"]["batch_readings_max"], 30, "set before");
     assert!(config(&rig, &["diff", DEVICE])?.lines().count() == 1, "nothing differs");
+    // Four changes, and the counters of the lines have no gap.
+    let after = port(&rig)?;
+    for counted in ["lines_lost", "reopened", "refused_checksum"] {
+        assert_eq!(after[counted], before[counted], "{counted}: {after}");
+    }
+    assert!(after["numbered"].as_u64() >= Some(600), "{after}");
     // A gateway that is killed begins with what was kept.
     rig.world.gateway.take().expect("started above").kill()?;
     rig.world.start_gateway()?;
@@ -124,6 +133,29 @@ fn what_is_wrong_is_refused_with_every_reason_and_changes_nothing(
     );
     config(&rig, &["set", DEVICE, "--clear"])?;
     wait_reported(&rig, 2, "kept", SOON)?;
+    assert_clean(&rig.drain()?);
+    Ok(())
+}
+
+/// Hellos and states go through, batches do not: what runs then is not kept.
+#[test]
+fn a_configuration_is_kept_only_once_storage_has_acknowledged_what_waits() -> anyhow::Result<()> {
+    let (mut rig, mut mosquitto) = Rig::on_mosquitto(settings())?;
+    rig.start(50.0)?;
+    rig.wait_stored(50)?;
+    let rules = std::fs::read_to_string(mosquitto.acl())?;
+    let without = rules.replace("pattern write devices/%u/sensor_data\n", "");
+    ensure!(without != rules, "the rules have this line");
+    std::fs::write(mosquitto.acl(), without)?;
+    mosquitto.reload()?;
+    config(&rig, &["set", DEVICE, "publish.batch_readings_max=7"])?;
+    wait_reported(&rig, 1, "trial", SOON)?;
+    // A hello is answered within milliseconds.
+    pass(Duration::from_secs(3));
+    assert_eq!(reported(&rig)?["state"], "trial");
+    std::fs::write(mosquitto.acl(), rules)?;
+    mosquitto.reload()?;
+    wait_reported(&rig, 1, "kept", SOON)?;
     assert_clean(&rig.drain()?);
     Ok(())
 }

@@ -34,6 +34,8 @@ pub(crate) struct Afar {
     later: Option<Vec<u8>>,
     /// Since when the trial runs in this process.
     tried_at: Duration,
+    /// A state has answered a hello of the trial.
+    answered: bool,
     /// Not written down yet, and when that was tried.
     unsaved: Option<Duration>,
 }
@@ -52,6 +54,7 @@ impl Afar {
             incoming: None,
             later: None,
             tried_at,
+            answered: false,
             unsaved,
         };
         let mut changed = afar.remote.end_trial(&afar.boot, clock::boottime_ms());
@@ -150,7 +153,7 @@ impl Driver {
         self.afar.unfit = None;
         self.apply(config).await?;
         point!("desired.applied");
-        self.afar.tried_at = clock::boottime();
+        (self.afar.tried_at, self.afar.answered) = (clock::boottime(), false);
         self.engine.sync_now(self.afar.tried_at);
         self.publish_reported();
         Ok(())
@@ -173,7 +176,16 @@ impl Driver {
 
     /// A state has answered a hello of that moment.
     pub(super) async fn judge_trial(&mut self, asked_at: Duration) {
-        if self.afar.remote.is_trial() && asked_at >= self.afar.tried_at && !self.session_is_old {
+        if asked_at >= self.afar.tried_at && !self.session_is_old {
+            self.afar.answered = true;
+            self.keep_desired().await;
+        }
+    }
+
+    /// Keeps what storage has answered with, once it has acknowledged rows, too, if any wait.
+    async fn keep_desired(&mut self) {
+        let is_acked = self.engine.is_acked_since(self.afar.tried_at);
+        if self.afar.remote.is_trial() && self.afar.answered && is_acked {
             self.afar.remote.keep();
             self.afar.incoming = self.afar.incoming.take().or(self.afar.later.take());
             tracing::info!(
@@ -190,6 +202,7 @@ impl Driver {
         if self.afar.unsaved.is_some_and(|at| now >= at + SAVE_AGAIN_AFTER) {
             self.save_desired().await;
         }
+        self.keep_desired().await;
         if !self.afar.remote.end_trial(&self.afar.boot, now.as_millis() as i64) {
             return Ok(());
         }

@@ -27,6 +27,11 @@ impl Engine {
         flows.map(|flow| flow.last - flow.acked).sum()
     }
 
+    /// Whether storage has acknowledged something since then, or there is nothing that it could.
+    pub fn is_acked_since(&self, then: Duration) -> bool {
+        self.last_ack.is_some_and(|at| at >= then) || self.no_progress_since().is_none()
+    }
+
     /// Since when readings, or events, wait without any progress.
     pub fn no_progress_since(&self) -> Option<Duration> {
         let waiting = [Stream::Events, Stream::Readings].into_iter();
