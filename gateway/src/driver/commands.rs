@@ -222,11 +222,12 @@ impl Driver {
                 Ok(done(None))
             }
             Builtin::SyncPause => time(args, PAUSE_DEFAULT, PAUSE_MAX).map(|time| {
-                self.engine.pause_readings(Some(clock::boottime() + time));
+                let now = clock::boottime();
+                self.engine.pause_readings(now, Some(now + time));
                 done(Some(format!("no readings are sent for {time:?}; events are")))
             }),
             Builtin::SyncResume => {
-                self.engine.pause_readings(None);
+                self.engine.pause_readings(clock::boottime(), None);
                 Ok(done(None))
             }
             Builtin::SerialReopen | Builtin::SerialRelease => self

@@ -24,7 +24,10 @@ impl Engine {
     }
 
     /// Keeps readings until then, or sends them again. Events go on, and so do hellos.
-    pub fn pause_readings(&mut self, until: Option<Duration>) {
+    pub fn pause_readings(&mut self, now: Duration, until: Option<Duration>) {
+        if until.is_none() && self.paused_until.is_some() {
+            self.resume(now);
+        }
         self.paused_until = until;
     }
 
@@ -32,8 +35,12 @@ impl Engine {
     pub(super) fn end_pause(&mut self, now: Duration) {
         if self.paused_until.is_some_and(|until| now >= until) {
             self.paused_until = None;
-            // What waits has not been tried.
-            self.last_progress[Stream::Readings as usize] = now;
+            self.resume(now);
         }
+    }
+
+    /// What waits has not been tried: it makes no progress from now on only.
+    fn resume(&mut self, now: Duration) {
+        self.last_progress[Stream::Readings as usize] = now;
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 mod hole_histories;
 mod holes;
 mod random;
+mod requests;
 mod trust;
 
 const STORE: StoreId = StoreId([5; 16]);
