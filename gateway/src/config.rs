@@ -69,6 +69,8 @@ pub struct Config {
     pub control: Control,
     /// What may be set from afar.
     pub remote: Remote,
+    /// How it announces its metrics to Home Assistant.
+    pub home_assistant: HomeAssistant,
     /// What the numbers mean: name, location, units.
     pub meta: Meta,
     /// What is allowed and yet deserves a look. Each is a sentence for a person.
@@ -201,6 +203,17 @@ pub struct Remote {
     pub enabled: bool,
     /// The sections that it may set.
     pub allow: Vec<&'static str>,
+}
+
+/// `[home_assistant]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomeAssistant {
+    /// Whether metrics are announced.
+    pub enabled: bool,
+    /// The first levels of the topics, as Home Assistant has them.
+    pub prefix: String,
+    /// Home Assistant calls a metric unavailable when its source was silent for so long.
+    pub expire_after: Option<Duration>,
 }
 
 #[cfg(test)]

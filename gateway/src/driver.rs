@@ -8,6 +8,7 @@ mod apply;
 mod broker;
 mod commands;
 mod health;
+mod home_assistant;
 mod publish;
 mod remote;
 mod resend;
@@ -28,6 +29,7 @@ use crate::clock::{self, Now};
 use crate::commands::{Desk, Done};
 use crate::config::Config;
 use crate::engine::{Engine, Notice};
+use crate::home_assistant::Announcer;
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
 use crate::outbox::{Gone, NewEvent, OutboxThread, Snapshot, Trusted};
@@ -36,6 +38,7 @@ use crate::serial::{Counters, PortConfig, PortEvent};
 use crate::sources::Sources;
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
+pub(crate) use home_assistant::about;
 pub(crate) use remote::Afar;
 use resend::Resend;
 
@@ -101,6 +104,7 @@ pub(crate) struct Driver {
     pub(crate) rules: Rules,
     pub(crate) ports: Vec<Port>,
     pub(crate) live: Live,
+    pub(crate) announcer: Announcer,
     pub(crate) counted: Arc<Counted>,
     pub(crate) epoch: Epoch,
     /// The snapshots of the outbox that epoch and streams come from.
@@ -190,6 +194,7 @@ impl Driver {
         self.serve_desired().await?;
         self.send_all().await?;
         self.go_on_resending().await?;
+        self.go_on_announcing().await?;
         self.tell_alerts();
         Ok(())
     }
@@ -351,6 +356,7 @@ impl Driver {
         self.tick_rules(now.as_millis() as i64).await?;
         self.tick_desired(now).await?;
         self.publish_live(now);
+        self.announcer.tick(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
             self.last_trim_ms = now.as_millis() as i64;
             self.trim().await?;

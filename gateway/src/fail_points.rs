@@ -59,6 +59,8 @@ pub const POINTS: &[&str] = &[
     "command.finished",
     "outbox.inbox.before_forget",
     "outbox.inbox.after_forget",
+    "outbox.announced.before_commit",
+    "outbox.announced.after_commit",
     "desired.before_write",
     "desired.before_rename",
     "desired.after_rename",
@@ -89,6 +91,8 @@ pub const POINTS: &[&str] = &[
     "send.again.after",
     "send.live_command_ack.before",
     "send.live_command_ack.after",
+    "send.entry.before",
+    "send.entry.after",
     "send.offline.before",
     "send.offline.after",
 ];

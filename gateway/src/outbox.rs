@@ -19,6 +19,7 @@
 //!
 //! One thread owns it (see [`OutboxThread`]); the file may be read by `sqlite3` meanwhile.
 
+mod announced;
 mod append;
 mod holes;
 mod inbox;

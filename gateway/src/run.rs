@@ -21,8 +21,9 @@ use crate::clock::{self, Now};
 use crate::commands::Desk;
 use crate::config::Config;
 use crate::control;
-use crate::driver::{Afar, Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
+use crate::driver::{self, Afar, Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
 use crate::engine::{self, Engine};
+use crate::home_assistant::Announcer;
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
 use crate::outbox::{self, Outbox, OutboxThread};
@@ -66,6 +67,8 @@ pub async fn run(
     let left = outbox.left_started().context("looking for commands that were left")?;
     let raised = outbox.raised().context("looking for alerts that are raised")?;
     let rules = Rules::new(config.rules.clone(), raised, now.boot_ms);
+    let noted = outbox.announced().context("looking for entries at Home Assistant")?;
+    let announcer = Announcer::new(driver::about(&config), noted);
     let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
     let waiting: u64 = streams.iter().map(|info| info.last - info.acked).sum();
     tracing::info!(
@@ -129,6 +132,7 @@ pub async fn run(
         rules,
         ports,
         live,
+        announcer,
         counted: counted.clone(),
         epoch,
         epoch_of: 0,

@@ -168,6 +168,22 @@ impl Session {
         Ok(())
     }
 
+    /// Subscribes to one more filter on this connection, for what one can do without: that the broker
+    /// refuses it is not told.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn subscribe(&self, connection: Connection, filter: &str) -> Result<(), PublishError> {
+        let mut link = self.shared.link();
+        let link = link
+            .as_mut()
+            .filter(|link| link.connection == connection)
+            .ok_or(PublishError::Offline { connection })?;
+        let max = usize::from(self.shared.options.inflight_max);
+        let sent = link.client.try_subscribe(filter, QoS::AtLeastOnce);
+        sent.map_err(|_| PublishError::WindowFull { max })
+    }
+
     /// Says that a message was dealt with. The pubacks go out in the order of arrival,
     /// whatever the order of the calls.
     ///

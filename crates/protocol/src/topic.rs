@@ -67,6 +67,11 @@ impl Topics {
         Ok(Topics { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } })
     }
 
+    /// The two levels below which everything lies.
+    pub fn roots(&self) -> [String; 2] {
+        ["devices", "bridge"].map(|root| format!("{}{root}", self.prefix))
+    }
+
     /// The topic's name.
     pub fn name(&self, topic: &Topic) -> String {
         let prefix = &self.prefix;

@@ -84,6 +84,12 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The first levels of topics, as `topic_prefix` has them; not empty.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let filled = filled(text)?;
+    fieldpost_protocol::Topics::new(text).map(|_| filled)
+}
+
 /// A Unix socket: the kernel takes no longer path.
 pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     match text.len() {

@@ -9,8 +9,8 @@ use super::allowed::{
 };
 use super::section::{Kind, Section};
 use super::{
-    Alerts, Broker, Ca, ClientCertificate, Control, Device, Login, Outbox, Password, Publish,
-    Remote, Status, System, Tls, overlay,
+    Alerts, Broker, Ca, ClientCertificate, Control, Device, HomeAssistant, Login, Outbox, Password,
+    Publish, Remote, Status, System, Tls, overlay,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -220,4 +220,38 @@ pub(super) fn remote(mut section: Section<'_>) -> Remote {
     });
     section.finish();
     Remote { enabled, allow }
+}
+
+/// `[home_assistant]`, beside what it hangs on.
+pub(super) fn home_assistant(
+    mut section: Section<'_>,
+    device: Option<&Device>,
+    publish: &Publish,
+) -> HomeAssistant {
+    let enabled = section.or("enabled", Kind::Bool, "false", boolean);
+    let prefix = section.or("prefix", Kind::Text, "homeassistant", allowed::prefix);
+    let expire_after = section.or("expire_after", Kind::Text, "off", |text| match text {
+        "off" => Ok(None),
+        text => duration(10 * SECOND..=7 * DAY)(text)
+            .map(Some)
+            .map_err(|why| format!("{why}, or \"off\"")),
+    });
+    if enabled && publish.live_interval.is_none() {
+        let why = "Home Assistant reads the live values: set publish.live_interval, or home_assistant.enabled = false";
+        section.conflict("enabled, publish.live_interval", why);
+    }
+    if enabled && device.is_some_and(|device| device.id.as_str().contains('.')) {
+        let why = "Home Assistant takes no dot in a topic of discovery: give the gateway an id of A-Z a-z 0-9 _ -, or set home_assistant.enabled = false";
+        section.conflict("enabled, device.id", why);
+    }
+    let ours = publish.topics.roots().map(|root| format!("{root}/"));
+    if ours.iter().any(|root| format!("{prefix}/").starts_with(root)) {
+        let why = format!(
+            "{prefix:?} lies below {} and {}, which are Fieldpost's own; write another, such as \"homeassistant\"",
+            ours[0], ours[1]
+        );
+        section.conflict("prefix", &why);
+    }
+    section.finish();
+    HomeAssistant { enabled, prefix, expire_after }
 }

@@ -16,9 +16,22 @@ use super::{
 use crate::commands::Allowed;
 use crate::rules::{RULES_MAX, Rule};
 
-const SECTIONS: [&str; 14] = [
-    "device", "outbox", "publish", "broker", "port", "system", "commands", "command", "alerts",
-    "alert", "status", "control", "remote", "meta",
+const SECTIONS: [&str; 15] = [
+    "device",
+    "outbox",
+    "publish",
+    "broker",
+    "port",
+    "system",
+    "commands",
+    "command",
+    "alerts",
+    "alert",
+    "status",
+    "control",
+    "remote",
+    "home_assistant",
+    "meta",
 ];
 const VARIABLE_PREFIX: &str = "FIELDPOST_";
 /// Ports of one gateway: each costs a task and 12 KiB.
@@ -53,7 +66,7 @@ impl Document {
     fn take_environment(&mut self, env: impl Iterator<Item = (String, String)>) {
         for (variable, value) in env {
             let Some((section, key)) =
-                variable.strip_prefix(VARIABLE_PREFIX).and_then(|name| name.split_once('_'))
+                variable.strip_prefix(VARIABLE_PREFIX).and_then(section_and_key)
             else {
                 continue;
             };
@@ -98,6 +111,8 @@ impl Document {
         let rules = self.rules(&ports, &outbox);
         let status = keys::status(self.section("status"));
         let control = keys::control(self.section("control"));
+        let section = self.section("home_assistant");
+        let home_assistant = keys::home_assistant(section, device.as_ref(), &publish);
         let mut meta = self.meta(device.as_ref());
         add_units(&mut meta, &ports);
         self.unknown_sections();
@@ -125,6 +140,7 @@ impl Document {
                 status,
                 control,
                 remote,
+                home_assistant,
                 meta,
                 warnings,
                 effective,
@@ -303,6 +319,12 @@ impl Document {
             });
         }
     }
+}
+
+/// `BROKER_PASSWORD_FILE` is `password_file` of `[broker]`; one section has an underscore itself.
+fn section_and_key(name: &str) -> Option<(&str, &str)> {
+    let of_home_assistant = name.strip_prefix("HOME_ASSISTANT_");
+    of_home_assistant.map(|key| ("home_assistant", key)).or_else(|| name.split_once('_'))
 }
 
 /// What the ports say of their metrics, where `[meta]` says nothing.

@@ -233,6 +233,29 @@ fn keys_that_do_not_go_together_are_refused() {
 }
 
 #[test]
+fn what_cannot_be_announced_to_home_assistant_is_refused() {
+    let on = |lines: &str| mistake(&format!("[home_assistant]\nenabled = true\n{lines}"));
+    let said = on("[publish]\nlive_interval = \"off\"");
+    assert_says(&said, &["home_assistant.enabled, publish.live_interval", "reads the live values"]);
+    let said = on("prefix = \"devices/ha\"");
+    assert_says(&said, &["home_assistant.prefix", "Fieldpost's own", "such as \"homeassistant\""]);
+    assert_says(
+        &on("prefix = \"ha/\""),
+        &["home_assistant.prefix = \"ha/\"", "no / at either end"],
+    );
+    assert_says(&on("prefix = \"\""), &["home_assistant.prefix", "it is empty"]);
+    assert_says(&on("expire_after = \"1s\""), &["allowed are 10s to 7d, or \"off\""]);
+    let dotted = "[device]\nid = \"pi.1\"\n[home_assistant]\nenabled = true";
+    let said = parse(dotted).unwrap_err().to_string();
+    assert_says(&said, &["home_assistant.enabled, device.id", "no dot"]);
+    let hosted = "[publish]\ntopic_prefix = \"devices/farm\"\n[home_assistant]\nprefix = \"devices/farm/ha\"";
+    assert!(with(hosted).is_ok());
+    let variable = env(&[("FIELDPOST_HOME_ASSISTANT_EXPIRE_AFTER", "5m")]);
+    let config = Config::parse("[device]\nid = \"pi-1\"", variable).unwrap();
+    assert_eq!(config.home_assistant.expire_after, Some(Duration::from_secs(300)));
+}
+
+#[test]
 fn ports_have_names_and_paths_of_their_own() {
     let port = |name: &str, path: &str| format!("[[port]]\nname = \"{name}\"\npath = \"{path}\"\n");
     let same_name = mistake(&(port("a", "/dev/a") + &port("a", "/dev/b")));

@@ -30,6 +30,7 @@ impl Driver {
         } else if config.meta != before.meta {
             self.publish_meta();
         }
+        self.announcer.change(super::about(&config));
         self.last_heartbeat = None;
         for warning in &config.warnings {
             tracing::warn!("{warning}");

@@ -6,7 +6,7 @@ use fieldpost_mqtt::{DisconnectReason, Event as SessionEvent};
 use fieldpost_protocol::{BridgeStatus, Severity, State, SyncAcks, Topic};
 use tokio::sync::mpsc;
 
-use super::Driver;
+use super::{Driver, home_assistant};
 use crate::clock;
 use crate::outbox::Gone;
 
@@ -49,6 +49,7 @@ impl Driver {
                 let boot_ms = clock::boottime_ms();
                 self.alerts.clear(boot_ms, "broker_refuses", None, "the broker takes us again");
                 self.engine.handle_connected(now);
+                self.announcer.handle_connected();
                 self.last_heartbeat = None;
                 self.publish_meta();
                 self.publish_reported();
@@ -58,6 +59,9 @@ impl Driver {
             }
             SessionEvent::Message(delivery) => {
                 self.handle_message(&delivery.topic, &delivery.payload, delivery.retain);
+            }
+            SessionEvent::Puback { token: home_assistant::TOKEN, .. } => {
+                self.announcer.handle_puback();
             }
             SessionEvent::Puback { token, .. } => self.handle_puback(token),
         }
@@ -96,6 +100,7 @@ impl Driver {
         }
         self.broker.last_error = Some(error);
         self.connection = None;
+        self.judge_announcing(now);
         self.rewind_resend();
         self.engine.handle_disconnected();
     }
@@ -134,6 +139,9 @@ impl Driver {
 
     fn handle_message(&mut self, name: &str, payload: &[u8], retain: bool) {
         let now = clock::boottime();
+        if self.announcer.is_status(name) {
+            return self.handle_home_assistant(now, payload, retain);
+        }
         let Some(topic) = self.topics.parse(name) else { return };
         let refused = match topic {
             // A retained answer is nobody's answer to us.

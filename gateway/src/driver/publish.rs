@@ -124,6 +124,7 @@ impl Driver {
         }
         self.last_live = Some(now);
         for (source, boot_ms, values) in self.live.take() {
+            self.announcer.see(&source, &values);
             let live = Live { time: self.unix_ms(boot_ms), values };
             point!("send.live.before");
             self.publish(

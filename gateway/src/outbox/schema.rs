@@ -11,6 +11,7 @@
 //! command    id, content, outcome...       which commands came, see `inbox`
 //! stale      id, target                    ... and which were meant for other epochs
 //! raised     name, about, rule...          alerts of rules that are raised, see `lasting`
+//! announced  topic                         entries at Home Assistant, see `announced`
 //! recent     (view) time, source, body     the tail with times a person can read
 //! ```
 
@@ -194,7 +195,7 @@ pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenErr
     }
     // Tables that files of earlier versions lack; those versions pass over them.
     point!("outbox.open.before_tables");
-    for tables in [super::inbox::TABLES, super::lasting::TABLES] {
+    for tables in [super::inbox::TABLES, super::lasting::TABLES, super::announced::TABLES] {
         conn.execute_batch(tables).map_err(|error| classify(path, error))?;
     }
     Ok(conn)
