@@ -184,6 +184,42 @@ fn each_certificate_reads_what_is_for_its_owner_and_nothing_else() -> anyhow::Re
 }
 
 #[test]
+fn a_device_announces_itself_to_home_assistant_and_nobody_else() -> anyhow::Result<()> {
+    let shipped = Shipped::start()?;
+    let devices = vec!["homeassistant".to_owned()];
+    let request = fieldpost_certs::Request { devices, ..Default::default() };
+    fieldpost_certs::issue(&shipped.certs(), &request)?;
+    let mut home = Client::connect(shipped.options("homeassistant", &["#"]))?;
+    let mut device = Client::connect(shipped.options(DEVICE, &["#"]))?;
+    let of = |user: &str| format!("homeassistant/sensor/{user}/room--temp/config");
+    let said = |topic: &str, by: &str| (topic.to_owned(), by.to_owned());
+    let by = |user: &str, topics: &[&str]| -> Vec<(String, Vec<u8>)> {
+        topics.iter().map(|topic| ((*topic).to_owned(), user.as_bytes().to_vec())).collect()
+    };
+    let (own, other, status) = (of(DEVICE), of(OTHER), "homeassistant/status");
+    let short = format!("homeassistant/sensor/{DEVICE}/config");
+    let whole = format!("homeassistant/device/{OTHER}/config");
+    // Retained, so that what was refused would also come to those who subscribe later.
+    device.publish(by(DEVICE, &[&own, &other, &short, &whole, status]), true)?;
+    home.publish(
+        by("homeassistant", &[status, &own, &format!("devices/{DEVICE}/commands")]),
+        true,
+    )?;
+    let mut operator =
+        Client::connect(shipped.options(OPERATOR, &["homeassistant/#", "devices/#"]))?;
+    operator.publish(by(OPERATOR, &[&own, &other, status]), true)?;
+    let expected = Said::from([said(&own, DEVICE), said(status, "homeassistant")]);
+    for client in [&mut operator, &mut home] {
+        // Its puback comes after everything that was sent to this client before.
+        client.publish([("devices/nobody/status".to_owned(), b"end".to_vec())], false)?;
+        assert_eq!(self::said(client), expected, "left: delivered");
+    }
+    device.publish([("devices/nobody/status".to_owned(), b"end".to_vec())], false)?;
+    assert_eq!(self::said(&device), Said::from([said(status, "homeassistant")]), "to the device");
+    Ok(())
+}
+
+#[test]
 fn nobody_takes_over_another_ones_session_by_client_id_or_user_name() -> anyhow::Result<()> {
     let shipped = Shipped::start()?;
     let watch = Client::connect(shipped.options(OPERATOR, &["devices/#", "bridge/#"]))?;

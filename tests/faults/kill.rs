@@ -9,6 +9,7 @@ mod crash;
 mod damaged;
 mod desired;
 mod gateway;
+mod home_assistant;
 mod ledger;
 mod letters;
 mod listed;

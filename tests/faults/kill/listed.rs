@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{
-    Step, bridge, commands, damaged, desired, gateway, ledger, letters, restored, room, rules, trim,
+    Step, bridge, commands, damaged, desired, gateway, home_assistant, ledger, letters, restored,
+    room, rules, trim,
 };
 
 /// What writes or sends. In pieces joined at run time nothing is gained: only the programs are read.
@@ -116,6 +117,7 @@ fn every_fail_point_of_the_programs_has_a_kill() {
             names(gateway::OPENING),
             names(gateway::RUNNING),
             names(gateway::SENDING),
+            home_assistant::POINTS.to_vec(),
             damaged::POINTS.to_vec(),
             room::POINTS.to_vec(),
             rules::POINTS.to_vec(),
