@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rumqttc::{AsyncClient, Publish, QoS};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::event::{
@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) link: Mutex<Option<Link>>,
     pub(crate) orders: watch::Sender<Order>,
+    /// Ends the wait for the next connection.
+    pub(crate) hurry: Arc<Notify>,
 }
 
 impl Shared {
@@ -120,7 +122,8 @@ impl Session {
         options.check_values()?;
         let (orders, received) = watch::channel(Order::Run(0));
         let (end, ended) = watch::channel(false);
-        let shared = Arc::new(Shared { options, link: Mutex::new(None), orders });
+        let hurry = Arc::new(Notify::new());
+        let shared = Arc::new(Shared { options, link: Mutex::new(None), orders, hurry });
         let (events, received_events) = mpsc::channel(EVENTS_MAX);
         let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
@@ -213,6 +216,12 @@ impl Session {
                 *times += 1;
             }
         });
+    }
+
+    /// Waits no longer for the next try, if it waits. A try that is under way, or a connection that
+    /// holds, goes on.
+    pub fn try_now(&self) {
+        self.shared.hurry.notify_waiters();
     }
 
     /// Publishes without a puback on the present connection.

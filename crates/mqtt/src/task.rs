@@ -1,5 +1,6 @@
 //! The supervisor: one connection after the other, with a wait between them.
 
+use std::pin::pin;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub(crate) async fn run(
     mut orders: watch::Receiver<Order>,
 ) {
     let mut backoff = Backoff::new();
+    let Some(hurry) = shared.upgrade().map(|shared| shared.hurry.clone()) else { return };
     loop {
         let connection = Connection::next();
         let started = Instant::now();
@@ -38,6 +40,9 @@ pub(crate) async fn run(
         let lived = if connected { started.elapsed() } else { Duration::ZERO };
         let retry_in = backoff.next(lived);
         let connection = connected.then_some(connection);
+        let mut hurried = pin!(hurry.notified());
+        // From here on: the caller may answer the event before the wait has begun.
+        hurried.as_mut().enable();
         let wait = async {
             let event = Event::Disconnected { connection, reason, retry_in };
             if events.send(event).await.is_err() {
@@ -45,6 +50,7 @@ pub(crate) async fn run(
             }
             tokio::select! {
                 () = tokio::time::sleep(retry_in) => End::Lost(DisconnectReason::Asked),
+                () = hurried => End::Lost(DisconnectReason::Asked),
                 () = events.closed() => End::Abandoned,
             }
         };

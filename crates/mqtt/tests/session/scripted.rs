@@ -420,3 +420,25 @@ async fn a_message_that_cannot_be_sent_is_refused_before_anything_leaves() {
     }
     assert_eq!(client.session.inflight(), 0);
 }
+
+#[tokio::test]
+async fn a_wait_for_the_next_connection_can_be_ended() {
+    let (listener, address) = listen().await;
+    drop(listener);
+    let mut client = Client::start(options(address, "a"));
+    // Without a wait there is nothing to end, and nothing is ended later.
+    client.session.try_now();
+    for _ in 0..2 {
+        let wait = client
+            .until(|event| match event {
+                Event::Disconnected { retry_in, .. } => (retry_in > SECOND / 2).then_some(retry_in),
+                _ => None,
+            })
+            .await;
+        // The session may not have come to its wait yet.
+        let start = Instant::now();
+        client.session.try_now();
+        client.refused().await;
+        assert!(start.elapsed() < wait / 2, "{:?} of {wait:?}", start.elapsed());
+    }
+}
