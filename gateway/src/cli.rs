@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::{self, Now};
 use crate::config::{Config, TEMPLATE, process_environment};
+use crate::history::Connectivity;
 use crate::outbox::{Outbox, Trusted};
 use crate::serial::{Format, Place};
 use crate::status::Printed;
@@ -39,12 +40,17 @@ enum Command {
     /// Runs the gateway until SIGTERM or SIGINT.
     Run,
     /// Checks the configuration and the files that it names, and does nothing else.
-    Check,
+    Check {
+        /// Has the running gateway, too, try its broker and ask its storage at once, and tells how
+        /// that went; a wait for the next try ends.
+        #[arg(long)]
+        now: bool,
+    },
     /// Prints the documented template of the configuration.
     Config,
     /// Prints what the running gateway last said about itself.
     Status {
-        /// As JSON, everything.
+        /// As JSON, everything, with the connectivity of 30 days.
         #[arg(long)]
         json: bool,
     },
@@ -89,7 +95,7 @@ fn execute(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Config => print(TEMPLATE),
         Command::Run => run(&load(&cli.config)?),
-        Command::Check => check(&cli.config),
+        Command::Check { now } => check(&cli.config, *now),
         Command::Status { json } => status(&load(&cli.config)?, *json),
         Command::Send { line, port } => send(&load(&cli.config)?, line, port.as_deref()),
         Command::Release { port, time } => release(&load(&cli.config)?, port, time),
@@ -102,7 +108,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(Config::load(path, process_environment())?)
 }
 
-fn check(path: &Path) -> anyhow::Result<()> {
+fn check(path: &Path, now: bool) -> anyhow::Result<()> {
     let config = load(path)?;
     let warnings = config.check_files()?;
     for warning in config.warnings.iter().chain(&warnings) {
@@ -121,7 +127,22 @@ fn check(path: &Path) -> anyhow::Result<()> {
         anyhow::bail!("outbox.path: the folder {} does not exist; make it", folder.display());
     }
     crate::outbox::check_place(&config.outbox.path).context("outbox.path")?;
-    print(&format!("{}: good\n", path.display()))
+    print(&format!("{}: good\n", path.display()))?;
+    if now { check_now(&config) } else { Ok(()) }
+}
+
+/// The configuration may have changed since the gateway has read it: it tells of its own.
+fn check_now(config: &Config) -> anyhow::Result<()> {
+    let socket = config.control.socket.as_deref();
+    let socket = socket.context("[control] socket is \"\": this gateway cannot be asked")?;
+    let step = |step: &str| drop(print(&format!("{step}\n")));
+    match crate::control::check(socket, step) {
+        Ok(checked) => print(&format!("{}\n", checked.map_err(anyhow::Error::msg)?)),
+        Err(why) => anyhow::bail!(
+            "no running gateway could be asked, and nothing was tried: {why} If it does not: `systemctl start \
+             fieldpost-gateway`, or `fieldpost-gateway run`"
+        ),
+    }
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
@@ -181,11 +202,33 @@ fn status(config: &Config, json: bool) -> anyhow::Result<()> {
         format!("reading {}: does the gateway run, as a user who may write there?", path.display())
     })?;
     if json {
-        return print(&format!("{text}\n"));
+        return print(&format!("{}\n", with_history(config, text)));
     }
     let printed: Printed =
         serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
     print(&printed.text(clock::wall_ms(), &|pid| Path::new(&format!("/proc/{pid}")).exists()))
+}
+
+/// The file holds a day of connectivity; the rest is in the outbox, where it can be read.
+fn with_history(config: &Config, text: String) -> String {
+    let filled = || -> anyhow::Result<Option<String>> {
+        let mut status: serde_json::Value = serde_json::from_str(&text)?;
+        let Some(told) = status.get_mut("connectivity") else { return Ok(None) };
+        let mut connectivity: Connectivity = serde_json::from_value(told.take())?;
+        connectivity.fill_up(&crate::outbox::read_history(&config.outbox.path)?);
+        *told = serde_json::to_value(connectivity)?;
+        Ok(Some(serde_json::to_string_pretty(&status)?))
+    };
+    match filled() {
+        Ok(filled) => filled.unwrap_or(text),
+        Err(error) => {
+            let path = config.outbox.path.display();
+            eprintln!(
+                "warning: of connectivity only the last day is shown: reading {path}: {error:#}"
+            );
+            text
+        }
+    }
 }
 
 /// What is refused goes to the standard error, and the status tells.

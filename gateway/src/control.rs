@@ -3,6 +3,8 @@
 //! ```text
 //! fieldpost-gateway release fruiting 60s   -->   release fruiting 60s\n
 //!                                          <--   done: ...\n       or `refused: ` and why
+//! fieldpost-gateway check --now          -->   check\n
+//!                                          <--   step: ...\n       as they come, then as above
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -10,37 +12,57 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::config::parse_duration;
-use crate::local::{Listener, exchange};
+use crate::driver::Said;
+use crate::local::{Listener, converse, exchange};
 use crate::serial::Releaser;
 
 /// A request is a line of so many bytes.
 const REQUEST_BYTES_MAX: u64 = 1_024;
 /// ... that comes in this time.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
+/// What one check says at most.
+pub(crate) const SAID_MAX: usize = 8;
+/// Checks whose answers are being read; of these the driver takes fewer.
+const CHECKS_MAX: usize = 16;
+/// A check says something at least as often.
+const CHECK_MAX: Duration = Duration::from_secs(60);
 /// After a request that could not be taken.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Nobody writes a sketch for longer, and a port that is forgotten opens again.
 const RELEASE_MAX: Duration = Duration::from_secs(3_600);
 
-/// Serves requests, one after the other, until the task is given up.
-pub(crate) async fn run(path: PathBuf, ports: watch::Receiver<Vec<Releaser>>) {
+/// Who takes a check, and tells of it.
+pub(crate) type Asked = mpsc::Sender<mpsc::Sender<Said>>;
+
+/// Serves requests, one after the other, until the task is given up. A check goes on beside them.
+pub(crate) async fn run(path: PathBuf, ports: watch::Receiver<Vec<Releaser>>, asked: Asked) {
     let listener = match Listener::bind(&path).await {
         Ok(listener) => listener,
         Err(why) => {
             tracing::warn!(
-                "{why}. Until the next start `fieldpost-gateway release` does not work; set [control] socket elsewhere, or to \"\""
+                "{why}. Until the next start `fieldpost-gateway release` and `check --now` do not work; set [control] socket elsewhere, or to \"\""
             );
             return;
         }
     };
+    let mut checks = JoinSet::new();
     loop {
         match listener.accept().await {
             // Whoever does not ask in time is gone, and so is one who does not read the answer.
-            Ok(stream) => drop(timeout(REQUEST_MAX, serve(stream, &ports)).await),
+            Ok(stream) => {
+                let served = timeout(REQUEST_MAX, serve(stream, &ports)).await;
+                while checks.try_join_next().is_some() {}
+                if let Ok(Ok(Some(stream))) = served
+                    && checks.len() < CHECKS_MAX
+                {
+                    checks.spawn(tell(stream, asked.clone()));
+                }
+            }
             // Such as no file descriptor left, which passes.
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a request could not be taken");
@@ -50,24 +72,44 @@ pub(crate) async fn run(path: PathBuf, ports: watch::Receiver<Vec<Releaser>>) {
     }
 }
 
+/// Answers; a connection that it returns wants a check.
 async fn serve(
     mut stream: UnixStream,
     ports: &watch::Receiver<Vec<Releaser>>,
-) -> std::io::Result<()> {
+) -> std::io::Result<Option<UnixStream>> {
     let mut request = String::new();
     let (reader, mut writer) = stream.split();
     BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut request).await?;
+    if request.trim() == "check" {
+        return Ok(Some(stream));
+    }
     let answer = match answer(request.trim(), &ports.borrow()) {
         Ok(done) => format!("done: {done}\n"),
         Err(why) => format!("refused: {why}\n"),
     };
-    writer.write_all(answer.as_bytes()).await
+    writer.write_all(answer.as_bytes()).await?;
+    Ok(None)
+}
+
+/// Has the driver check, and passes on what it says.
+async fn tell(mut stream: UnixStream, asked: Asked) -> std::io::Result<()> {
+    let (told, mut said) = mpsc::channel(SAID_MAX);
+    let _ = asked.send(told).await;
+    while let Some(said) = said.recv().await {
+        let line = match said {
+            Said::Step(step) => format!("step: {step}\n"),
+            Said::Done(done) => format!("done: {done}\n"),
+            Said::Failed(why) => format!("refused: {why}\n"),
+        };
+        timeout(REQUEST_MAX, stream.write_all(line.as_bytes())).await??;
+    }
+    Ok(())
 }
 
 fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
     let words: Vec<&str> = request.split_whitespace().collect();
     let ["release", port, time] = words[..] else {
-        return Err(format!("{request:?} is no request; known is: release PORT TIME"));
+        return Err(format!("{request:?} is no request; known are: release PORT TIME, check"));
     };
     let names = || ports.iter().map(|port| &*port.port).collect::<Vec<_>>().join(", ");
     let releaser = ports
@@ -84,6 +126,26 @@ fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
         Duration::ZERO => format!("{port} is opened again"),
         time => format!("{port} is closed for {time:?}; then the gateway opens it again"),
     })
+}
+
+/// Has the running gateway check its connection; `step` hears what it does. Returns how that ended: well,
+/// or why not and what to do.
+///
+/// # Errors
+/// No gateway could be asked: why, for a person.
+pub(crate) fn check(
+    path: &Path,
+    mut step: impl FnMut(&str),
+) -> Result<Result<String, String>, String> {
+    let mut end = None;
+    converse(path, b"check\n", CHECK_MAX, |line| match line.split_once(": ") {
+        Some(("step", what)) => step(what),
+        Some(("done", done)) => end = Some(Ok(done.to_owned())),
+        Some(("refused", why)) => end = Some(Err(why.to_owned())),
+        _ => {}
+    })?;
+    let ended = || Err("the gateway has ended meanwhile; look at its log".to_owned());
+    Ok(end.unwrap_or_else(ended))
 }
 
 /// Asks the running gateway; returns what it has done.
@@ -115,7 +177,8 @@ mod tests {
         let port = PortConfig::new("fruiting", folder.path().join("none"));
         let handle = spawn(port, || 0, readings, events);
         let releasers = watch::Sender::new(vec![handle.releaser.clone()]);
-        let server = tokio::spawn(run(path.clone(), releasers.subscribe()));
+        let (asked, _checks) = mpsc::channel(1);
+        let server = tokio::spawn(run(path.clone(), releasers.subscribe(), asked));
         while !path.exists() {
             tokio::task::yield_now().await;
         }
@@ -128,7 +191,7 @@ mod tests {
         let done = asked("release fruiting 0s").await.unwrap().unwrap();
         assert!(done.contains("opened again"), "{done}");
         for (request, said) in [
-            ("release", "known is: release PORT TIME"),
+            ("release", "known are: release PORT TIME, check"),
             ("release attic 60s", "ports are: fruiting"),
             ("release fruiting 60", "a whole number and a unit"),
             ("release fruiting 2h", "0s to 1h"),

@@ -6,8 +6,10 @@ mod alerts;
 mod alive;
 mod apply;
 mod broker;
+mod check;
 mod commands;
 mod health;
+mod history;
 mod home_assistant;
 mod publish;
 mod remote;
@@ -29,6 +31,7 @@ use crate::clock::{self, Now};
 use crate::commands::{Desk, Done};
 use crate::config::Config;
 use crate::engine::{Engine, Notice};
+use crate::history::History;
 use crate::home_assistant::Announcer;
 use crate::intake::{Committed, Counted};
 use crate::live::Live;
@@ -38,6 +41,8 @@ use crate::serial::{Counters, PortConfig, PortEvent};
 use crate::sources::Sources;
 pub(crate) use alive::Alive;
 pub(crate) use broker::Broker;
+pub(crate) use check::{Checks, Said};
+pub(crate) use history::moment_at_start;
 pub(crate) use home_assistant::about;
 pub(crate) use remote::Afar;
 use resend::Resend;
@@ -75,6 +80,7 @@ pub(crate) struct Inputs {
     pub(crate) committed: mpsc::Receiver<Committed>,
     pub(crate) ports: mpsc::Receiver<PortEvent>,
     pub(crate) commands: mpsc::Receiver<Done>,
+    pub(crate) checks: mpsc::Receiver<mpsc::Sender<Said>>,
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
@@ -143,6 +149,10 @@ pub(crate) struct Driver {
     pub(crate) resend: Option<Resend>,
     /// A command asks to start again.
     pub(crate) restart: bool,
+    pub(crate) history: History,
+    /// It was logged that the history cannot be written.
+    pub(crate) history_failed: bool,
+    pub(crate) checks: Checks,
 }
 
 impl Driver {
@@ -174,6 +184,7 @@ impl Driver {
                 }
                 Some(event) = inputs.ports.recv() => self.handle_port(event),
                 Some(done) = inputs.commands.recv() => self.handle_done(done).await?,
+                Some(asked) = inputs.checks.recv() => self.begin_check(asked),
                 _ = ticks.tick() => self.tick().await?,
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -255,16 +266,14 @@ impl Driver {
                     let written = self.on_outbox("the trusted storage", move |outbox| outbox.trust(trusted)).await?;
                     self.tell_again_unless(written.is_some());
                 }
-                Notice::OtherStore(store) => self.alerts.raise(
-                    boot_ms,
-                    "other_store",
-                    None,
-                    Severity::Critical,
-                    format!(
+                Notice::OtherStore(store) => {
+                    let message = format!(
                         "a bridge answers for storage {store}, which is not the one this gateway trusts; nothing is let \
                          go on its word. If the storage was replaced on purpose: fieldpost-gateway trust-store {store}"
-                    ),
-                ),
+                    );
+                    self.note_not_counted(&message);
+                    self.alerts.raise(boot_ms, "other_store", None, Severity::Critical, message);
+                }
                 Notice::NoCommonVersion(versions) => self.alerts.raise(
                     boot_ms,
                     "no_common_version",
@@ -273,6 +282,7 @@ impl Driver {
                     format!("the bridge reads versions {versions:?}, this gateway writes 1; nothing is sent. Update the older one"),
                 ),
                 Notice::Confirmed(confirmed) => {
+                    self.note_answered();
                     let written = self.outbox.call(move |outbox| outbox.set_confirmed(&confirmed)).await?;
                     self.tell_again_unless(written);
                 }
@@ -355,6 +365,8 @@ impl Driver {
         self.tick_commands(now).await?;
         self.tick_rules(now.as_millis() as i64).await?;
         self.tick_desired(now).await?;
+        self.tick_checks(now);
+        self.tick_history(false).await?;
         self.publish_live(now);
         self.announcer.tick(now);
         if now.as_millis() as i64 - self.last_trim_ms >= TRIM_INTERVAL_MS {
@@ -416,6 +428,7 @@ impl Driver {
     pub(crate) async fn finish(&mut self) -> Result<(), Gone> {
         self.tell_acked().await?;
         self.ending = true;
+        self.note_end().await?;
         self.report().await?;
         self.publish_offline();
         if let Some(session) = self.session.take() {

@@ -66,6 +66,8 @@ pub const POINTS: &[&str] = &[
     "desired.after_rename",
     "desired.before_applied",
     "desired.applied",
+    "outbox.history.before_commit",
+    "outbox.history.after_commit",
     "outbox.close.before_fold",
     "outbox.close.after_fold",
     "status.before_write",

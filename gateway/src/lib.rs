@@ -18,6 +18,7 @@ mod control;
 mod driver;
 pub mod engine;
 pub mod fail_points;
+pub mod history;
 mod home_assistant;
 mod intake;
 mod live;

@@ -104,16 +104,8 @@ pub(crate) fn exchange(
     lines: impl IntoIterator<Item = Vec<u8>>,
     mut answered: impl FnMut(String),
 ) -> Result<(), String> {
-    let failed = |error: io::Error| {
-        let next = match error.kind() {
-            ErrorKind::PermissionDenied => "are you in the gateway's group, or root?",
-            _ => "does the gateway run, with this configuration?",
-        };
-        format!("{} cannot be talked to: {error}; {next}", path.display())
-    };
-    let stream = BlockingStream::connect(path).map_err(failed)?;
-    stream.set_read_timeout(Some(ANSWER_MAX)).map_err(failed)?;
-    stream.set_write_timeout(Some(ANSWER_MAX)).map_err(failed)?;
+    let failed = |error| failed(path, &error);
+    let stream = connect(path, ANSWER_MAX)?;
     let mut answers = BufReader::new(stream.try_clone().map_err(failed)?).lines();
     let ended = || failed(io::Error::other("it has closed the connection"));
     for mut line in lines {
@@ -127,6 +119,43 @@ pub(crate) fn exchange(
         }
     }
     Ok(())
+}
+
+/// Sends one line, and tells what comes back until the gateway ends the talk; `wait_max` between two
+/// lines.
+///
+/// # Errors
+/// As [`exchange`].
+pub(crate) fn converse(
+    path: &Path,
+    line: &[u8],
+    wait_max: Duration,
+    mut told: impl FnMut(&str),
+) -> Result<(), String> {
+    let mut stream = connect(path, wait_max)?;
+    stream.write_all(line).map_err(|error| failed(path, &error))?;
+    for answer in BufReader::new(stream).lines() {
+        told(&answer.map_err(|error| failed(path, &error))?);
+    }
+    Ok(())
+}
+
+fn connect(path: &Path, wait_max: Duration) -> Result<BlockingStream, String> {
+    let connect = || {
+        let stream = BlockingStream::connect(path)?;
+        stream.set_read_timeout(Some(wait_max))?;
+        stream.set_write_timeout(Some(ANSWER_MAX))?;
+        Ok(stream)
+    };
+    connect().map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> String {
+    let next = match error.kind() {
+        ErrorKind::PermissionDenied => "are you in the gateway's group, or root?",
+        _ => "does the gateway run, with this configuration?",
+    };
+    format!("{} cannot be talked to: {error}; {next}", path.display())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@
 
 mod announced;
 mod append;
+mod history;
 mod holes;
 mod inbox;
 mod lasting;
@@ -44,6 +45,7 @@ use rusqlite::Connection;
 use crate::clock::{self, Now};
 
 pub use append::{AppendError, Appended, NewEvent};
+pub use history::read_history;
 pub use holes::Hole;
 pub use inbox::{Ending, Left, Taken};
 pub use lasting::KeptAlert;

@@ -21,8 +21,11 @@ use crate::clock::{self, Now};
 use crate::commands::Desk;
 use crate::config::Config;
 use crate::control;
-use crate::driver::{self, Afar, Alive, Broker, Driver, End, Inputs, PACKET_MAX, Port};
+use crate::driver::{
+    self, Afar, Alive, Broker, Checks, Driver, End, Inputs, PACKET_MAX, Port, moment_at_start,
+};
 use crate::engine::{self, Engine};
+use crate::history::{History, Kept};
 use crate::home_assistant::Announcer;
 use crate::intake::{Counted, EVENTS_MAX, Intake};
 use crate::live::Live;
@@ -67,6 +70,14 @@ pub async fn run(
     let left = outbox.left_started().context("looking for commands that were left")?;
     let raised = outbox.raised().context("looking for alerts that are raised")?;
     let rules = Rules::new(config.rules.clone(), raised, now.boot_ms);
+    let kept = outbox.history().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the connectivity history cannot be read, and begins anew");
+        Kept::default()
+    });
+    let mut history = History::new(kept, moment_at_start(now));
+    if config.broker.is_some() {
+        history.handle_start(moment_at_start(now));
+    }
     let noted = outbox.announced().context("looking for entries at Home Assistant")?;
     let announcer = Announcer::new(driver::about(&config), noted);
     let used_bytes = outbox.used_bytes().context("asking the outbox's size")?;
@@ -105,11 +116,12 @@ pub async fn run(
     let ports = sources.ports().map(|(port, counters)| Port::new(port, counters.clone())).collect();
     let (mut desk, commands) = Desk::new(config.commands.clone(), sources.boards());
     left.into_iter().for_each(|left| desk.recall(left));
+    let (checks_in, checks) = mpsc::channel(1);
     let control = config
         .control
         .socket
         .clone()
-        .map(|path| tokio::spawn(control::run(path, sources.releasers())));
+        .map(|path| tokio::spawn(control::run(path, sources.releasers(), checks_in)));
 
     let settings = engine::Settings {
         publish_interval: config.publish.publish_interval,
@@ -159,10 +171,19 @@ pub async fn run(
         log_until: None,
         resend: None,
         restart: false,
+        history,
+        history_failed: false,
+        checks: Checks::default(),
         config: config.clone(),
     };
-    let mut inputs =
-        Inputs { session: session_events, committed, ports: port_events, commands, shutdown };
+    let mut inputs = Inputs {
+        session: session_events,
+        committed,
+        ports: port_events,
+        commands,
+        checks,
+        shutdown,
+    };
     // The ports' tasks come by once: a port that can be opened at once is open.
     tokio::task::yield_now().await;
     // Neither a network nor a port is waited for: it records from here on.

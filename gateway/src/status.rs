@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alerts::Raised;
 use crate::engine::Dropped;
+use crate::history::Connectivity;
 use crate::serial::CountersNow;
 
 /// The status file's content.
@@ -34,6 +35,9 @@ pub struct Report {
     /// Why the last connection failed, and when the next is tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Whether readings got through, and why not; without a broker there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connectivity: Option<Connectivity>,
     /// The storage that is trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreId>,
@@ -158,6 +162,8 @@ pub struct Printed {
     broker: String,
     #[serde(default)]
     last_error: Option<String>,
+    #[serde(default)]
+    connectivity: Option<Connectivity>,
     outbox: PrintedOutbox,
     readings: PrintedReadings,
     ports: Vec<PrintedPort>,
@@ -219,6 +225,9 @@ impl Printed {
         let _ = writeln!(text, "broker    {broker}; clock {clock}");
         if let Some(error) = &self.last_error {
             let _ = writeln!(text, "          {error}");
+        }
+        if let Some(connectivity) = &self.connectivity {
+            text.push_str(&connectivity.text(now_ms));
         }
         let _ = writeln!(
             text,

@@ -14,6 +14,7 @@ mod demo;
 mod disk;
 mod faults;
 mod files;
+mod history;
 mod home_assistant;
 mod overtaking;
 mod path;

@@ -49,6 +49,7 @@ impl Driver {
                 let boot_ms = clock::boottime_ms();
                 self.alerts.clear(boot_ms, "broker_refuses", None, "the broker takes us again");
                 self.engine.handle_connected(now);
+                self.note_connected(now);
                 self.announcer.handle_connected();
                 self.last_heartbeat = None;
                 self.publish_meta();
@@ -60,10 +61,13 @@ impl Driver {
             SessionEvent::Message(delivery) => {
                 self.handle_message(&delivery.topic, &delivery.payload, delivery.retain);
             }
-            SessionEvent::Puback { token: home_assistant::TOKEN, .. } => {
-                self.announcer.handle_puback();
+            SessionEvent::Puback { token, .. } => {
+                self.note_puback(now);
+                match token {
+                    home_assistant::TOKEN => self.announcer.handle_puback(),
+                    token => self.handle_puback(token),
+                }
             }
-            SessionEvent::Puback { token, .. } => self.handle_puback(token),
         }
         Ok(())
     }
@@ -98,6 +102,7 @@ impl Driver {
             // The first of a row: the status file shall say it now, not in a minute.
             self.last_heartbeat = None;
         }
+        self.note_disconnected(now, &error, reason, retry_in);
         self.broker.last_error = Some(error);
         self.connection = None;
         self.judge_announcing(now);
@@ -113,6 +118,7 @@ impl Driver {
         }
         self.connection = None;
         self.engine.handle_disconnected();
+        self.note_renewal();
         match crate::run::start_session(&self.config) {
             Ok(Some((session, events))) => {
                 self.session = Some(session);
@@ -143,6 +149,7 @@ impl Driver {
             return self.handle_home_assistant(now, payload, retain);
         }
         let Some(topic) = self.topics.parse(name) else { return };
+        let (before, acks) = (self.engine.acked_rows(), matches!(topic, Topic::SyncAcks(_)));
         let refused = match topic {
             // A retained answer is nobody's answer to us.
             Topic::State(_) | Topic::SyncAcks(_) if retain => Some("it is retained".to_owned()),
@@ -162,6 +169,7 @@ impl Driver {
             Topic::Commands(id) if id == self.device => self.handle_command(payload, retain),
             _ => None,
         };
+        self.note_acked(before, acks);
         if let Some(why) = refused {
             self.broker.drops += 1;
             if self.broker.drops_logged.is_none_or(|at| now >= at + DROPS_LOGGED) {

@@ -220,6 +220,7 @@ impl Driver {
                 }),
             broker,
             last_error: self.broker.last_error.clone(),
+            connectivity: self.history.report(self.moment()),
             store: self.engine.store(),
             epoch: self.epoch,
             outbox: OutboxReport {

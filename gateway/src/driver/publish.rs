@@ -27,6 +27,7 @@ impl Driver {
                 }
                 Send::Batch { key, from, rows_max } => self.send_batch(key, from, rows_max).await?,
             }
+            self.note_sent();
         }
         Ok(())
     }

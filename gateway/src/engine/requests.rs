@@ -15,6 +15,14 @@ impl Engine {
         }
     }
 
+    /// Asks storage now, also where a question is under way already and would be repeated later.
+    pub fn ask_now(&mut self, now: Duration) {
+        match &mut self.open {
+            Some(open) => open.retry_by(now),
+            None => self.sync_now(now),
+        }
+    }
+
     /// From now on batches leave this often and are this large. A stream in trouble keeps its small ones.
     pub fn change_settings(&mut self, now: Duration, publish_interval: Duration, rows_max: usize) {
         self.settings.publish_interval = publish_interval;

@@ -22,6 +22,15 @@ impl Engine {
         self.flows.iter().map(|flow| (flow.key, flow.acked)).collect()
     }
 
+    /// Rows that storage was ever heard to have, of what is known here: readings, and events.
+    pub fn acked_rows(&self) -> (u64, u64) {
+        let of = |stream| {
+            let flows = self.flows.iter().filter(move |flow| flow.key.stream == stream);
+            flows.map(|flow| flow.acked).sum()
+        };
+        (of(Stream::Readings), of(Stream::Events))
+    }
+
     pub(super) fn waiting_of(&self, stream: Stream) -> u64 {
         let flows = self.flows.iter().filter(|flow| flow.key.stream == stream);
         flows.map(|flow| flow.last - flow.acked).sum()

@@ -11,6 +11,7 @@
 //! command    id, content, outcome...       which commands came, see `inbox`
 //! stale      id, target                    ... and which were meant for other epochs
 //! raised     name, about, rule...          alerts of rules that are raised, see `lasting`
+//! link_hour, link_transition               connectivity, see `history`
 //! announced  topic                         entries at Home Assistant, see `announced`
 //! recent     (view) time, source, body     the tail with times a person can read
 //! ```
@@ -195,9 +196,16 @@ pub(super) fn open(path: &Path, device: &DeviceId) -> Result<Connection, OpenErr
     }
     // Tables that files of earlier versions lack; those versions pass over them.
     point!("outbox.open.before_tables");
-    for tables in [super::inbox::TABLES, super::lasting::TABLES, super::announced::TABLES] {
-        conn.execute_batch(tables).map_err(|error| classify(path, error))?;
-    }
+    let tables = [
+        super::inbox::TABLES,
+        super::lasting::TABLES,
+        super::announced::TABLES,
+        super::history::TABLES,
+    ]
+    .concat();
+    // One commit where some are missing, none where all are there.
+    conn.execute_batch(&format!("BEGIN; {tables} COMMIT;"))
+        .map_err(|error| classify(path, error))?;
     Ok(conn)
 }
 

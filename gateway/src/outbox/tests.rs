@@ -10,6 +10,7 @@ use super::*;
 use crate::serial::Measured;
 
 mod faults;
+mod history;
 mod holes;
 mod inbox;
 mod lasting;

@@ -36,6 +36,8 @@ pub(super) const RUNNING: &[Step] = &[
     ("outbox.append.tail_deleted", Runs(4)),
     ("outbox.append.before_commit", Runs(5)),
     ("outbox.append.after_commit", Runs(5)),
+    ("outbox.history.before_commit", Runs(1)),
+    ("outbox.history.after_commit", Runs(1)),
     ("outbox.save_acked.before_commit", Ends),
     ("outbox.save_acked.after_commit", Ends),
     ("outbox.close.before_fold", Ends),

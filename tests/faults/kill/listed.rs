@@ -55,6 +55,12 @@ const WITHOUT: &[(&str, &str, &str)] = &[
     ("gateway/src/local.rs", "fs::remove_file", "a socket's file, which the next start takes over"),
     ("gateway/src/local.rs", "write_all(&line)", "of `send`, another process, to the gateway"),
     ("gateway/src/control.rs", "write_all(answer", "what a person reads who has asked"),
+    ("gateway/src/control.rs", "write_all(line", "what a person reads who has asked"),
+    (
+        "gateway/src/local.rs",
+        "write_all(line)",
+        "of `check --now`, another process, to the gateway",
+    ),
     ("gateway/src/serial/socket.rs", "write_all(answers", "`taken` promises nothing yet"),
 ];
 /// So many characters before an effect its point has to stand.
