@@ -15,6 +15,7 @@ use crate::{assert_clean, settings};
 on_each_broker! {
     what_is_set_is_applied_at_200_lines_a_second_without_a_lost_one,
     what_is_wrong_is_refused_with_every_reason_and_changes_nothing,
+    a_file_that_has_changed_is_read_again_on_request,
 }
 
 /// `fieldpost-bridge config ...`, beside the bridge that runs.
@@ -133,6 +134,55 @@ fn what_is_wrong_is_refused_with_every_reason_and_changes_nothing(
     );
     config(&rig, &["set", DEVICE, "--clear"])?;
     wait_reported(&rig, 2, "kept", SOON)?;
+    assert_clean(&rig.drain()?);
+    Ok(())
+}
+
+fn reload(rig: &Rig, exit: i32) -> anyhow::Result<String> {
+    let mut command = rig.world.command("bridge");
+    let output = command.args(["command", "send", DEVICE, "config.reload", "--wait"]).output()?;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.code() == Some(exit), "{}: {said}", output.status);
+    Ok(said)
+}
+
+fn a_file_that_has_changed_is_read_again_on_request(broker: Broker) -> anyhow::Result<()> {
+    let mut settings = settings();
+    settings.gateway.push(("commands", "allow = [\"config.reload\"]".to_owned()));
+    let mut rig = Rig::on(broker, settings)?;
+    rig.start(50.0)?;
+    rig.wait_stored(5)?;
+    config(&rig, &["set", DEVICE, "publish.publish_interval=2s"])?;
+    wait_reported(&rig, 1, "kept", SOON)?;
+    let file = rig.world.dir().join("gateway.toml");
+    let before = std::fs::read_to_string(&file)?;
+    let changed = |lines: &str| before.replacen("[publish]\n", lines, 1);
+    ensure!(changed("") != before, "the file has this section");
+
+    std::fs::write(&file, changed("[publish]\nbatch_readings_max = 33\n"))?;
+    assert!(reload(&rig, 0)?.contains("the file was read again"));
+    wait_until("the file and what is desired", SOON, || {
+        let publish = reported(&rig)?["config"]["publish"].clone();
+        Ok(publish["batch_readings_max"] == 33 && publish["publish_interval"] == "2s")
+    })?;
+    std::fs::write(&file, changed("[publish]\nbatch_readings_max = 0\ncolour = 1\n"))?;
+    let said = reload(&rig, 5)?;
+    assert!(said.contains("publish.batch_readings_max") && said.contains("colour"), "{said}");
+
+    // Whoever forbids it by the file has the file alone, and it is said so.
+    let alone = before.replacen("[remote]\n", "[remote]\nenabled = false\n", 1);
+    ensure!(alone != before, "the file has this section");
+    std::fs::write(&file, alone)?;
+    reload(&rig, 0)?;
+    wait_until("the file alone", SOON, || {
+        let reported = reported(&rig)?;
+        let is_local = reported["state"] == "local" && reported["version"].is_null();
+        Ok(is_local && reported["config"]["publish"]["publish_interval"] == "1s")
+    })?;
+    std::fs::write(&file, before)?;
+    reload(&rig, 0)?;
+    let again = wait_reported(&rig, 1, "kept", SOON)?;
+    assert_eq!(again["config"]["publish"]["publish_interval"], "2s");
     assert_clean(&rig.drain()?);
     Ok(())
 }

@@ -233,13 +233,17 @@ impl Driver {
             Err(errors) => return Ok(refused(told(errors))),
         };
         let checked = local.check_files().map(drop).map_err(told);
-        let running = self.afar.remote.running().filter(|_| local.remote.enabled);
-        let config = checked.and_then(|()| merged(&local, running));
+        let remote = match (self.config.remote.enabled, local.remote.enabled) {
+            (true, false) => Remote::default(),
+            (false, true) => Remote::load(&self.afar.path),
+            _ => self.afar.remote.clone(),
+        };
+        let config = checked.and_then(|()| merged(&local, remote.running()));
         let config = match config {
             Ok(config) => config,
             Err(why) => return Ok(refused(why)),
         };
-        self.afar.unfit = None;
+        (self.afar.unfit, self.afar.remote) = (None, remote);
         let left = self.apply(config).await?;
         self.publish_reported();
         let detail = if left.is_empty() {
