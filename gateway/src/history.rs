@@ -10,7 +10,7 @@
 //! An **attempt** is one go at getting an answer out of storage. It begins with a try to connect, or
 //! with a hello or batch that leaves while no attempt is under way. A **success** is an answer of the
 //! trusted storage: a state, or a sync ack that takes rows. A puback is none. A **failure** is a try that
-//! leads to no connection, a connection that ends before the answer, or [`ANSWER_MAX`] without one.
+//! leads to no connection, a connection that ends before the answer, or [`ANSWER_MAX_MS`] without one.
 //!
 //! Always true here:
 //! - At most one attempt is under way; it counts in the hour in which it ends.

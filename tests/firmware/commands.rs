@@ -94,11 +94,11 @@ impl Bench {
         let mut doses = None;
         wait_until("its count", SOON, || {
             let told = self.board.told();
-            let counts = told.iter().skip(before).filter_map(|told| match told {
+            let mut counts = told.iter().skip(before).filter_map(|told| match told {
                 Told::Sent(line) => line.strip_prefix("doses=")?.split(' ').next()?.parse().ok(),
                 _ => None,
             });
-            doses = counts.last();
+            doses = counts.next_back();
             Ok(doses.is_some())
         })?;
         Ok(doses.expect("it was found"))
