@@ -234,22 +234,26 @@ fn an_hour_lists_ten_changes_whoever_knows_the_time_in_it() {
     assert_eq!(report.transitions_not_listed, 999 - history.transitions.len() as u64);
 }
 
-#[test]
-fn a_failed_write_is_made_good_by_the_next() {
-    let mut history = started(at(0));
-    let (mut disk, mut failed) = (Kept::default(), 0);
+/// Each write fails; of those with this parity nothing was written, of the others all was.
+fn written_after_failures(parity: u64) {
+    // An hour of the run before: what is noted before the time is known moves there, and its row goes.
+    let before = Hour::new(1, START_MS / HOUR_MS, Clock::Ntp, None);
+    let mut disk = Kept { hours: vec![before], transitions: Vec::new() };
+    let mut history = History::new(disk.clone(), unsynced(0));
+    history.handle_start(unsynced(0));
+    let mut failed = 0;
     for s in 1..20_000 {
+        let now = if s < 100 { unsynced(s) } else { at(s) };
         match s % 40 {
-            0 => history.handle_connected(at(s)),
-            2 => history.handle_answered(at(s)),
-            20 => history.handle_disconnected(at(s), "reset", Some(at(s + 20).boot_ms)),
-            _ => history.handle_stored(at(s), 1),
+            0 => history.handle_connected(now),
+            2 => history.handle_answered(now),
+            20 => history.handle_disconnected(now, "reset", Some(at(s + 20).boot_ms)),
+            _ => history.handle_stored(now, 1),
         }
-        history.handle_tick(at(s));
-        if let Some(changes) = history.poll_write(at(s), false) {
-            // A commit in doubt: it says that it failed, and every other time it has not.
+        history.handle_tick(now);
+        if let Some(changes) = history.poll_write(now, false) {
             failed += 1;
-            if failed % 2 == 0 {
+            if failed % 2 == parity {
                 written(&mut disk, &changes);
             }
             history.handle_unwritten(changes);
@@ -260,6 +264,12 @@ fn a_failed_write_is_made_good_by_the_next() {
     assert_eq!(disk.hours, Vec::from(history.hours.clone()));
     assert_eq!(disk.transitions, Vec::from(history.transitions.clone()));
     assert_eq!(history.poll_write(at(20_001), true), None);
+}
+
+#[test]
+fn a_failed_write_is_made_good_by_the_next() {
+    written_after_failures(0);
+    written_after_failures(1);
 }
 
 #[test]
