@@ -228,3 +228,6 @@ impl Desk {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,7 @@ pub struct Board {
 }
 
 impl Board {
-    pub(super) fn new(port: Arc<str>) -> Board {
+    pub(crate) fn new(port: Arc<str>) -> Board {
         Board { port, slot: Arc::default() }
     }
 

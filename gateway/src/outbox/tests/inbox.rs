@@ -149,6 +149,31 @@ fn a_start_in_doubt_is_an_outcome_whatever_the_file_says() {
 }
 
 #[test]
+fn a_start_in_doubt_stays_so_until_the_disk_takes_its_rejection() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    break_commits(&outbox);
+    let broken = "CREATE TEMP TRIGGER commands AFTER INSERT ON main.command BEGIN INSERT INTO child VALUES (1); END;";
+    outbox.conn.execute_batch(broken).unwrap();
+    let (first, _) = outbox.epoch();
+    let taken = take(&mut outbox, &led("a1"));
+    assert!(taken.doubtful && taken.told.is_none(), "{taken:?}");
+    assert_ne!(outbox.epoch().0, first, "what was told of it may be there, or not");
+    for _ in 0..2 {
+        let error = outbox.reject_doubtful(&led("a1"), None, NOW).unwrap_err();
+        assert!(matches!(error, AppendError::InDoubt(_)), "{error}");
+    }
+    outbox.conn.execute_batch("DROP TRIGGER temp.commands").unwrap();
+    mend_commits(&outbox);
+    let told = outbox.reject_doubtful(&led("a1"), None, NOW).unwrap();
+    assert_eq!(outcome(told), CommandOutcome::Rejected);
+    assert!(outbox.left_started().unwrap().is_empty());
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Wait);
+    ack_all(&mut outbox);
+    assert_eq!(outcome(take(&mut outbox, &led("a1")).told), CommandOutcome::Rejected);
+}
+
+#[test]
 fn ids_are_remembered_for_thirty_days_and_until_storage_has_the_outcome() {
     let bench = Bench::new();
     let mut outbox = bench.open();

@@ -1,0 +1,74 @@
+//! The desk while a disk refuses: what is in doubt is done by nobody.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+
+fn led(id: &str, on: i64) -> Command {
+    let json = format!(r#"{{"id":"{id}","name":"led","args":{{"on":{on}}}}}"#);
+    Command::decode(json.as_bytes()).unwrap()
+}
+
+/// A desk with a board for `led`; everything else is the gateway's.
+fn desk() -> (Desk, mpsc::Receiver<Done>) {
+    let rule = BoardCommand {
+        port: "fruiting".into(),
+        timeout: Duration::from_secs(5),
+        args: BTreeMap::new(),
+    };
+    let boards = BTreeMap::from([("led".to_owned(), rule)]);
+    let allowed = Allowed { builtins: BTreeSet::from([Builtin::Ping]), boards };
+    Desk::new(Arc::new(allowed), vec![Board::new("fruiting".into())])
+}
+
+fn all(desk: &mut Desk) -> Vec<Command> {
+    std::iter::from_fn(|| desk.next()).collect()
+}
+
+#[test]
+fn what_is_in_doubt_is_taken_out_of_every_queue_and_refused_until_it_is_settled() {
+    let (mut desk, _ends) = desk();
+    let (a, b) = (led("a", 1), led("b", 1));
+    // Under its id, wherever it waits: for the time, for a board that is busy, to be judged.
+    desk.hold(led("a", 2));
+    desk.hold(led("c", 1));
+    desk.ways.values_mut().for_each(|way| way.busy = true);
+    assert!(desk.put(led("a", 3)) && desk.put(b.clone()));
+    assert_eq!(all(&mut desk), [], "the board is busy");
+    assert!(desk.put(led("a", 4)));
+
+    desk.doubt(a.clone());
+    assert_eq!(desk.doubtful(), Some(&a));
+    assert!(desk.put(a.clone()) && desk.put(led("a", 5)), "passed over, and no reason to complain");
+    let done = Done { port: Some("fruiting".into()), ..Done::by_gateway(id("z"), ended()) };
+    desk.free(&done);
+    desk.judge_held();
+    assert_eq!(all(&mut desk), [b, led("c", 1)]);
+    assert_eq!(desk.doubtful(), Some(&a), "until somebody has recorded that it did not run");
+    desk.settle(&a);
+    assert_eq!(desk.doubtful(), None);
+    assert!(desk.put(a.clone()));
+    assert_eq!(all(&mut desk), [a], "the outbox knows what became of it");
+}
+
+#[test]
+fn several_in_doubt_are_rejected_one_after_the_other() {
+    let (mut desk, _ends) = desk();
+    desk.doubt(led("a", 1));
+    desk.doubt(led("b", 1));
+    assert_eq!(desk.doubtful(), Some(&led("a", 1)));
+    assert_eq!(desk.doubtful(), Some(&led("a", 1)), "the disk has refused: it stays the next");
+    desk.settle(&led("a", 1));
+    assert_eq!(desk.doubtful(), Some(&led("b", 1)));
+    desk.settle(&led("b", 1));
+    assert_eq!(desk.doubtful(), None);
+}
+
+fn id(text: &str) -> CommandId {
+    text.parse().unwrap()
+}
+
+fn ended() -> Ending {
+    Ending::because(CommandOutcome::Succeeded, "done")
+}
