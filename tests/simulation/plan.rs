@@ -189,10 +189,10 @@ impl Plan {
             commit_interval_ms: dice.pick(&[0, 500, 2_000]),
             publish_interval_ms: dice.pick(&[0, 200, 1_000, 5_000]),
             batch_max: dice.between(1, 12) as usize,
-            // Few, so that hellos have several pages; never more than a bridge takes.
+            // Few, so that hellos have several pages; but never more pages than a bridge takes.
             hello_streams_max: match long {
                 false => dice.pick(&[1, 2, 3, 5, HELLO_STREAMS_MAX]),
-                true => dice.pick(&[5, 8, HELLO_STREAMS_MAX]),
+                true => HELLO_STREAMS_MAX,
             },
             trim_every_ms: dice.pick(&[5_000, 20_000, 60_000]),
             limits: Limits {
