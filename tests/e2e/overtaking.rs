@@ -14,10 +14,15 @@ use fieldpost_protocol::{
 use fieldpost_tests::broker::Broker;
 use fieldpost_tests::client::{self, Client};
 use fieldpost_tests::fill;
+use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, wait_until};
 use fieldpost_tests::series::series;
 
 use crate::settings;
+
+on_each_broker! {
+    an_alert_is_in_storage_within_two_seconds_behind_a_million_readings_and_beside_a_hundred_gateways,
+}
 
 const BACKLOG: u64 = 1_000_000;
 const OTHERS: usize = 100;
@@ -31,17 +36,27 @@ fn other(n: usize) -> String {
     format!("other-{n}")
 }
 
+/// Without a further sync ack for so long it sends again: a broker may drop what it has pubacked, and what
+/// comes before the bridge has subscribed goes to nobody.
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+
 /// Sends batches of a thousand readings as a gateway with a long backlog, until it is told to end:
 /// as many as storage confirms, and a few more.
 fn drain_for_ever(options: Options, body: &[u8], stop: &AtomicBool) -> anyhow::Result<()> {
     let device: fieldpost_protocol::DeviceId = options.client_id.parse()?;
     let topic = Topics::default().name(&Topic::SensorData(device.clone()));
     let mut client = Client::connect_again(&options)?;
-    let mut sent: Seq = 0;
+    let (mut sent, mut confirmed): (Seq, Seq) = (0, 0);
+    let mut progress = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let acks = client.received();
         let acks = acks.iter().filter_map(|it| SyncAcks::decode(&it.payload).ok());
         let stored = acks.flat_map(|acks| acks.acks).map(|ack| ack.hi).max().unwrap_or(0);
+        if stored > confirmed {
+            (confirmed, progress) = (stored, Instant::now());
+        } else if progress.elapsed() >= RESEND_AFTER {
+            (sent, progress) = (stored, Instant::now());
+        }
         if sent - stored >= WINDOW * 1_000 {
             std::thread::park_timeout(Duration::from_millis(20)); // poll
             continue;
@@ -70,13 +85,12 @@ fn count(path: &Path, sql: &str) -> anyhow::Result<u64> {
     Ok(conn.query_row(sql, [], |row| row.get::<_, i64>(0))? as u64)
 }
 
-/// On mosquitto alone: the embedded broker is for a single box, not for a hundred gateways.
-#[test]
-fn an_alert_is_in_storage_within_two_seconds_behind_a_million_readings_and_beside_a_hundred_gateways()
--> anyhow::Result<()> {
+fn an_alert_is_in_storage_within_two_seconds_behind_a_million_readings_and_beside_a_hundred_gateways(
+    broker: Broker,
+) -> anyhow::Result<()> {
     let ports = "[[port]]\nname = \"script\"\nsocket = \"{dir}/script.sock\"\n\
                  [[alert]]\nname = \"too_warm\"\nsource = \"script\"\nmetric = \"temp\"\nabove = 28\n";
-    let mut rig = Rig::on(Broker::Mosquitto, Settings { ports: ports.to_owned(), ..settings() })?;
+    let mut rig = Rig::on(broker, Settings { ports: ports.to_owned(), ..settings() })?;
     fill::backlog(&rig.world.outbox(), BACKLOG)?;
     let certs = rig.world.dir().join("certs");
     let request = fieldpost_certs::Request {
@@ -85,6 +99,9 @@ fn an_alert_is_in_storage_within_two_seconds_behind_a_million_readings_and_besid
         ..fieldpost_certs::Request::default()
     };
     fieldpost_certs::issue(&certs, &request)?;
+    // Else most of the others would begin with a wait of RESEND_AFTER.
+    rig.world.start_bridge()?;
+    rig.world.wait_bridge_online(0)?;
     let body = encode_readings(&series("room", 1_000));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -109,7 +126,6 @@ fn an_alert_is_in_storage_within_two_seconds_behind_a_million_readings_and_besid
 }
 
 fn measure(rig: &mut Rig) -> anyhow::Result<()> {
-    rig.world.start_bridge()?;
     let storage = rig.world.storage();
     let devices = "SELECT count(*) FROM device WHERE id LIKE 'other-%'";
     wait_until("the others in storage", 2 * SOON, || {
