@@ -206,6 +206,17 @@ fn every_entry_satisfies_the_published_rules() {
     assert_eq!(entries.len(), pairs.len());
     let live = Live { time: None, values };
     entries.iter().for_each(|entry| assert_published_rules(entry, &live));
+    // Both signs for micro are one unit.
+    let class_of = |metric: &str| {
+        let is = |entry: &&Entry| {
+            String::from_utf8_lossy(&entry.payload).contains(&format!("/room/{metric}\""))
+        };
+        let entry: Json =
+            serde_json::from_slice(&entries.iter().find(is).unwrap().payload).unwrap();
+        (entry["device_class"].clone(), entry["unit_of_measurement"].clone())
+    };
+    assert_eq!(class_of("pm10-\u{3bc}g/m³"), ("pm10".into(), "µg/m³".into()));
+    assert_eq!(class_of("pm10-µg/m³"), ("pm10".into(), "µg/m³".into()));
     let classes: BTreeSet<String> = entries
         .iter()
         .map(|entry| {
