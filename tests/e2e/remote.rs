@@ -1,10 +1,10 @@
 //! Configuration from afar: set at the bridge, tried by the gateway, kept or undone.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
 use fieldpost_demo::world::DEVICE;
+use fieldpost_tests::afar::{config, reported, set_file, wait_reported};
 use fieldpost_tests::broker::Broker;
 use fieldpost_tests::on_each_broker;
 use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
@@ -16,39 +16,6 @@ on_each_broker! {
     what_is_set_is_applied_at_200_lines_a_second_without_a_lost_one,
     what_is_wrong_is_refused_with_every_reason_and_changes_nothing,
     a_file_that_has_changed_is_read_again_on_request,
-}
-
-/// `fieldpost-bridge config ...`, beside the bridge that runs.
-fn config(rig: &Rig, args: &[&str]) -> anyhow::Result<String> {
-    let program = env!("CARGO_BIN_EXE_test-bridge");
-    let file = rig.world.dir().join("bridge.toml");
-    let mut command = Command::new(program);
-    let output = command.arg("--config").arg(file).arg("config").args(args).output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "config {args:?}: {errors}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// What the device has reported, as the bridge shows it.
-fn reported(rig: &Rig) -> anyhow::Result<Value> {
-    let both: Value = serde_json::from_str(&config(rig, &["get", DEVICE])?)?;
-    Ok(both["reported"].clone())
-}
-
-fn wait_reported(rig: &Rig, version: u64, state: &str, within: Duration) -> anyhow::Result<Value> {
-    let mut last = Value::Null;
-    wait_until(&format!("version {version} reported as {state}"), within, || {
-        last = reported(rig)?;
-        Ok(last["version"] == version && last["state"] == state)
-    })
-    .map_err(|error| error.context(last.to_string()))?;
-    Ok(last)
-}
-
-fn set_file(rig: &Rig, json: &str) -> anyhow::Result<()> {
-    let file = rig.world.dir().join("desired.json");
-    std::fs::write(&file, json)?;
-    config(rig, &["set", DEVICE, "--file", &file.display().to_string()]).map(drop)
 }
 
 fn port(rig: &Rig) -> anyhow::Result<Value> {
@@ -206,39 +173,6 @@ fn a_configuration_is_kept_only_once_storage_has_acknowledged_what_waits() -> an
     std::fs::write(mosquitto.acl(), rules)?;
     mosquitto.reload()?;
     wait_reported(&rig, 1, "kept", SOON)?;
-    assert_clean(&rig.drain()?);
-    Ok(())
-}
-
-/// The real 120 s, of CLOCK_BOOTTIME, with a kill in between; the broker that is desired is nobody.
-#[test]
-fn a_broker_that_nobody_reaches_is_undone_within_two_minutes_also_after_a_kill()
--> anyhow::Result<()> {
-    let mut settings = settings();
-    settings.gateway.push(("remote", r#"allow = ["broker", "publish"]"#.to_owned()));
-    let mut rig = Rig::on(Broker::Embedded, settings)?;
-    rig.start(20.0)?;
-    rig.wait_stored(5)?;
-    // Reserved: nobody listens there.
-    config(&rig, &["set", DEVICE, "broker.port=1"])?;
-    let desired = rig.world.dir().join("outbox.db.desired.json");
-    wait_until("a trial", SOON, || {
-        Ok(std::fs::read_to_string(&desired).is_ok_and(|it| it.contains("trial")))
-    })?;
-    let begun = std::time::Instant::now();
-    wait_until("offline", SOON, || Ok(rig.status()?["broker"] == "offline"))?;
-    rig.world.gateway.take().expect("started above").kill()?;
-    rig.world.start_gateway()?;
-    wait_until("still in the trial", SOON, || {
-        let error = rig.status()?["last_error"].clone();
-        Ok(error.as_str().is_some_and(|error| error.contains(":1:")))
-    })?;
-    let refused = wait_reported(&rig, 1, "refused", Duration::from_secs(240))?;
-    println!("undone and reported {:.1} s after the trial began", begun.elapsed().as_secs_f64());
-    assert!(refused["why"].to_string().contains("no sync ack within 120 s"), "{refused}");
-    assert!(begun.elapsed() >= Duration::from_secs(110), "it was given its time");
-    config(&rig, &["set", DEVICE, "--clear"])?;
-    wait_reported(&rig, 2, "kept", SOON)?;
     assert_clean(&rig.drain()?);
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "a test shows the figures that it has seen")]
 
+mod afar;
 mod broker;
 mod clock;
 mod disk;

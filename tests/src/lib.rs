@@ -1,6 +1,7 @@
 //! The harness of the tests that run the real programs, and the fixed series that sizes
 //! are stated on.
 
+pub mod afar;
 pub mod avr;
 pub mod broker;
 pub mod client;
