@@ -32,6 +32,7 @@ pub const OWN: &[&str] = &[
     "outbox_replaced",
     "port_lost",
     "row_stuck",
+    "sync_paused",
 ];
 
 /// An alert that is raised now, for the status file.

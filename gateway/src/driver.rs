@@ -56,6 +56,8 @@ const TRIM_INTERVAL_MS: i64 = 60_000;
 pub(crate) struct Port {
     pub(crate) name: Arc<str>,
     pub(crate) path: PathBuf,
+    /// Somebody has tried to open it: before that it is neither open nor lost.
+    pub(crate) tried: bool,
     pub(crate) open: bool,
     /// Closed because somebody has asked for it.
     pub(crate) released: bool,
@@ -69,8 +71,9 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(config: &PortConfig, counters: Arc<Counters>) -> Self {
         let (name, path) = (config.name.clone(), config.place.path().to_owned());
-        let (open, released, hint, site_hints) = (false, false, None, Vec::new());
-        Port { name, path, open, released, hint, site_hints, counters }
+        let (tried, open, released) = (false, false, false);
+        let (hint, site_hints) = (None, Vec::new());
+        Port { name, path, tried, open, released, hint, site_hints, counters }
     }
 }
 

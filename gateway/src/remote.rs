@@ -51,8 +51,10 @@ enum Newest {
 /// What to do with a desired configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Offer {
-    /// It runs, or was refused.
+    /// It runs.
     Known,
+    /// It, or another content under its version, was refused.
+    Refused,
     /// Its version is known, with another content.
     Changed,
     /// Nobody has seen it here.
@@ -70,14 +72,15 @@ pub(crate) struct Fate {
 impl Remote {
     pub(crate) fn offer(&self, desired: &Desired) -> Offer {
         let known = match &self.newest {
-            Some(Newest::Refused { version, .. }) if version.is_some() => {
-                if *version == desired.version {
-                    return Offer::Known;
+            Some(Newest::Refused { version, .. }) => {
+                if version.is_some() && *version == desired.version {
+                    return Offer::Refused;
                 }
+                // Also what is kept: it is reported so again only by a trial.
                 None
             }
             Some(Newest::Trial { desired, .. }) => Some(desired),
-            _ => self.kept.as_ref(),
+            None => self.kept.as_ref(),
         };
         match known {
             Some(known) if known == desired => Offer::Known,
@@ -222,7 +225,7 @@ mod tests {
         let mut remote = trial_of(1);
         assert_eq!(remote.offer(&desired(1)), Offer::Known);
         remote.end_trial("boot", i64::MAX);
-        assert_eq!(remote.offer(&desired(1)), Offer::Known);
+        assert_eq!(remote.offer(&desired(1)), Offer::Refused);
         assert_eq!(remote.offer(&desired(2)), Offer::New);
         assert_eq!(remote.offer(&desired(0)), Offer::New, "also a lower one");
         remote.begin(desired(2), "boot", 0, TRIAL);
@@ -230,6 +233,9 @@ mod tests {
         assert_eq!(remote.offer(&desired(2)), Offer::Known);
         let other = Desired::parse(br#"{"version": 2}"#).unwrap();
         assert_eq!(remote.offer(&other), Offer::Changed);
+        // Somebody has published what nobody can read, and the bridge its own again.
+        remote.refuse(None, vec!["not JSON".to_owned()]);
+        assert_eq!(remote.offer(&desired(2)), Offer::New, "else it would be reported as refused");
     }
 
     #[test]

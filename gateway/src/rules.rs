@@ -48,6 +48,12 @@ impl Rules {
         Rules(Arc::new(Shared { board, told: Notify::new() }))
     }
 
+    /// The outbox was damaged, and what was raised is not known any more: what is not raised now is told
+    /// as cleared, once.
+    pub fn begin_anew(&self) {
+        self.board().begin_anew();
+    }
+
     /// Other rules, from now on. What was raised by one that is gone or different is cleared.
     pub fn replace(&self, rules: Vec<Rule>, boot_ms: i64) {
         self.board().replace(rules, boot_ms);

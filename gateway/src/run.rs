@@ -70,6 +70,9 @@ pub async fn run(
     let left = outbox.left_started().context("looking for commands that were left")?;
     let raised = outbox.raised().context("looking for alerts that are raised")?;
     let rules = Rules::new(config.rules.clone(), raised, now.boot_ms);
+    if recovered.damaged.is_some() {
+        rules.begin_anew();
+    }
     let kept = outbox.history().unwrap_or_else(|error| {
         tracing::warn!(%error, "the connectivity history cannot be read, and begins anew");
         Kept::default()

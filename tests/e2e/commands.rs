@@ -219,6 +219,8 @@ fn a_command_without_an_id_is_left_to_the_bridge(broker: Broker) -> anyhow::Resu
     wait_until("the strict one", SOON, || {
         Ok(bench.seen()?.iter().filter(|ack| ack.outcome.is_none()).count() == 2)
     })?;
+    bench.wait("s1", "succeeded")?;
+    assert_eq!(bench.rig.ledger.commands(), ["led on=1", "led on=1"]);
     bench.end()
 }
 
@@ -248,6 +250,7 @@ fn what_the_gateway_does_itself_is_answered_too(broker: Broker) -> anyhow::Resul
     bench.wait("r1", "succeeded")?;
     bench.publish(r#"{"id":"r2","name":"ping"}"#)?;
     bench.wait("r2", "succeeded")?;
+    wait_until("an alert", SOON, || bench.rig.stored_alert("sync_paused", "raised"))?;
     let paused = fieldpost_demo::judge::stored(&bench.rig.world.storage(), &bench.rig.ledger)?;
     let sent = bench.rig.ledger.len();
     bench.rig.wait_sent(sent + 40)?;
@@ -256,6 +259,7 @@ fn what_the_gateway_does_itself_is_answered_too(broker: Broker) -> anyhow::Resul
     bench.publish(r#"{"id":"r3","name":"sync.resume"}"#)?;
     bench.wait("r3", "succeeded")?;
     bench.rig.wait_stored(sent + 40)?;
+    wait_until("the end of the alert", SOON, || bench.rig.stored_alert("sync_paused", "cleared"))?;
     bench.end()
 }
 

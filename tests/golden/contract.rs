@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fieldpost_gateway::commands::Builtin;
 use fieldpost_protocol::{
     AlertState, Clock, CommandOutcome, DeviceId, EventKind, Severity, Stream, Topic, Topics,
     VERSIONS_READ,
@@ -152,6 +153,23 @@ fn the_table_of_limits_is_the_code_s() {
         assert!(table.contains(limit), "the table of limits lacks {} = {}", limit.0, limit.1);
     }
     assert_eq!(table.len(), known.len(), "the table has a limit that the code has not");
+}
+
+#[test]
+fn the_table_of_the_gateway_s_own_commands_is_the_code_s() {
+    let builtins = every!(Builtin:
+        Ping, SyncNow, SyncPause, SyncResume, ConfigReload, Resend, SerialReopen, SerialRelease, LogLevel, Restart,
+    );
+    let rows = Document::load().table("gateway's own");
+    assert_eq!(rows.len(), builtins.len(), "one row for each");
+    for builtin in builtins {
+        let row = rows.iter().find(|row| row[0] == builtin.as_str());
+        let row = row.unwrap_or_else(|| panic!("topics.md does not explain {builtin}"));
+        let words: BTreeSet<&str> = row[1].split(|c: char| !c.is_ascii_lowercase()).collect();
+        let args = builtin.args();
+        assert!(args.keys().all(|arg| words.contains(&**arg)), "arguments of {builtin}: {words:?}");
+        assert_eq!(args.is_empty(), row[1].is_empty(), "{builtin}");
+    }
 }
 
 #[test]

@@ -282,6 +282,8 @@ impl Engine {
             None if row.issued > 0 => Err(CancelError::Issued(row.issued)),
             None => {
                 row.end(None, "taken back before it was issued", now);
+                // A person's word, which no gateway's replaces.
+                row.ending.iter_mut().for_each(|ending| ending.concluded = false);
                 Ok(())
             }
         }

@@ -183,7 +183,9 @@ impl Follow {
         self.until(world, |follow| {
             let accepted = follow.outbox.look().unwrap_or(0);
             let whole = accepted >= follow.ledger.len() && follow.storage.stored() >= accepted;
-            let is_answered = judge::commands(&storage)?.0 >= follow.operator.sent();
+            let [ended, _, told] = judge::commands(&storage)?;
+            let done = follow.ledger.commands().len() as u64;
+            let is_answered = ended >= follow.operator.sent() && told >= done;
             Ok((whole || !has_stopped) && is_answered || Instant::now() >= deadline)
         })
     }
@@ -253,6 +255,7 @@ fn compare(
         time_tolerance_ms: TIME_TOLERANCE_MS,
     };
     let found = judge::stored(&world.storage(), ledger)?;
+    let [_, succeeded, told] = judge::commands(&world.storage())?;
     let mut report = Report {
         frames_sent: FramesSent::Known(ledger.len()),
         accepted: 0,
@@ -263,7 +266,8 @@ fn compare(
         wrong: found.wrong_count,
         commands: Commands {
             sent: follow.operator.sent(),
-            succeeded: judge::commands(&world.storage())?.1,
+            succeeded,
+            told,
             done: cli.serial.is_none().then(|| ledger.commands().len() as u64),
         },
         latency_ms,

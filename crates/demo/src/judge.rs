@@ -87,15 +87,19 @@ pub fn accepted(outbox: &Path) -> anyhow::Result<BTreeSet<u64>> {
     Ok(lines)
 }
 
-/// How many commands have ended, and how many of them succeeded, as the bridge's ledger has it.
+/// How many commands of the demo's operator have ended and how many of them succeeded, as the bridge's
+/// ledger has it; and how many of anybody's the board has done.
 ///
 /// # Errors
 /// A storage that cannot be read.
-pub fn commands(storage: &Path) -> anyhow::Result<(u64, u64)> {
-    let sql = "SELECT count(*) FILTER (WHERE state <> 'open'), count(*) FILTER (WHERE state = 'succeeded')
+pub fn commands(storage: &Path) -> anyhow::Result<[u64; 3]> {
+    let sql = "SELECT count(*) FILTER (WHERE id GLOB 'demo-*' AND state <> 'open'),
+        count(*) FILTER (WHERE id GLOB 'demo-*' AND state = 'succeeded'),
+        count(*) FILTER (WHERE name IN ('led', 'fail') AND state IN ('succeeded', 'failed'))
         FROM commands";
-    let row =
-        |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64));
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?].map(|count| count as u64))
+    };
     Ok(read_only(storage)?.query_row(sql, [], row)?)
 }
 

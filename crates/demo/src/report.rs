@@ -38,13 +38,15 @@ pub struct Commands {
     pub sent: u64,
     /// Of these, with this outcome in storage.
     pub succeeded: u64,
-    /// How often the board did one; `null` for a real board.
+    /// How often the board did one by storage's account: another person may have asked, too.
+    pub told: u64,
+    /// How often the board did one by its own; `null` for a real board.
     pub done: Option<u64>,
 }
 
 impl Commands {
     fn are_good(&self) -> bool {
-        self.succeeded == self.sent && self.done.is_none_or(|done| done == self.sent)
+        self.succeeded == self.sent && self.done.is_none_or(|done| done == self.told)
     }
 }
 
@@ -111,7 +113,7 @@ impl Report {
             "stored     {} (missing {}, duplicates {}, wrong {})",
             self.stored, self.missing, self.duplicates, self.wrong
         );
-        let Commands { sent, succeeded, done } = self.commands;
+        let Commands { sent, succeeded, done, .. } = self.commands;
         let done = done.map(|done| format!(", done by the board {done} times")).unwrap_or_default();
         let _ = writeln!(text, "commands   {sent} (succeeded {succeeded}{done})");
         let _ = writeln!(

@@ -35,8 +35,10 @@ impl Driver {
             let job = |outbox: &mut Outbox| outbox.used_bytes();
             seen.outbox_bytes = self.on_outbox("its size", job).await?;
         }
-        let lost = self.ports.iter().filter(|port| !port.open && !port.released);
+        let lost = self.ports.iter().filter(|port| port.tried && !port.open && !port.released);
         seen.lost = lost.map(|port| port.name.clone()).collect();
+        let untried = self.ports.iter().filter(|port| !port.tried);
+        seen.untried = untried.map(|port| port.name.clone()).collect();
         self.rules.tick(boot_ms, &seen);
         Ok(())
     }

@@ -56,7 +56,7 @@ impl Driver {
 
     fn mark_port(&mut self, name: &str, open: bool, released: bool) {
         if let Some(port) = self.port(name) {
-            (port.open, port.released) = (open, released);
+            (port.tried, port.open, port.released) = (true, open, released);
         }
     }
 
@@ -94,6 +94,12 @@ impl Driver {
             self.alerts.clear(boot_ms, "no_sync_ack", None, "storage acknowledges again");
         }
         self.clear_sync_alerts(boot_ms);
+        if self.engine.is_paused() {
+            let message = "readings stay here, since somebody has asked for it (sync.pause); sync.resume ends it";
+            self.alerts.raise(boot_ms, "sync_paused", None, Severity::Info, message);
+        } else {
+            self.alerts.clear(boot_ms, "sync_paused", None, "readings are sent again");
+        }
         let unsynced = self.base.is_none() && !clock::synchronised();
         let running = boot_ms - self.started.boot_ms;
         if !unsynced {

@@ -124,6 +124,13 @@ impl Driver {
         let version = desired.version;
         match self.afar.remote.offer(&desired) {
             Offer::Known => return Ok(()),
+            Offer::Refused => {
+                tracing::info!(
+                    version,
+                    "config/desired has a version that was refused; it is not tried again: give it another version"
+                );
+                return Ok(());
+            }
             Offer::Changed => {
                 tracing::warn!(
                     version,
@@ -245,6 +252,11 @@ impl Driver {
         };
         (self.afar.unfit, self.afar.remote) = (None, remote);
         let left = self.apply(config).await?;
+        // A trial has to be answered with what runs now.
+        (self.afar.tried_at, self.afar.answered) = (clock::boottime(), false);
+        if self.afar.remote.is_trial() {
+            self.engine.sync_now(self.afar.tried_at);
+        }
         self.publish_reported();
         let detail = if left.is_empty() {
             "the file was read again".to_owned()

@@ -41,6 +41,11 @@ impl Engine {
         self.last_ack.is_some_and(|at| at >= then) || self.no_progress_since().is_none()
     }
 
+    /// Whether somebody has asked for readings to stay.
+    pub fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
     /// Since when readings, or events, wait without any progress.
     pub fn no_progress_since(&self) -> Option<Duration> {
         let waiting = [Stream::Events, Stream::Readings].into_iter();

@@ -27,6 +27,8 @@ pub struct Seen {
     pub outbox_bytes: Option<u64>,
     /// Ports that are not open, and ought to be.
     pub lost: Vec<Arc<str>>,
+    /// Ports of which nobody can say: they were not tried yet.
+    pub untried: Vec<Arc<str>>,
 }
 
 /// One rule, about one thing.
@@ -57,6 +59,10 @@ pub(super) struct Board {
     states: ByAlert<State>,
     queue: VecDeque<NewEvent>,
     live: VecDeque<(i64, EventKind)>,
+    /// What was raised before is forgotten here, and not in storage.
+    anew: bool,
+    /// It was logged that there are too many sources.
+    crowded: bool,
 }
 
 impl Board {
@@ -70,6 +76,10 @@ impl Board {
         }
         board.replace(rules, boot_ms);
         board
+    }
+
+    pub(super) fn begin_anew(&mut self) {
+        self.anew = true;
     }
 
     pub(super) fn replace(&mut self, rules: Vec<Rule>, boot_ms: i64) {
@@ -145,6 +155,7 @@ impl Board {
                     };
                     self.step(at, None, now, says, Some(Value::Int(bytes as i64)));
                 }
+                Condition::PortLost(port) if seen.untried.contains(port) => {}
                 Condition::PortLost(port) => {
                     let port = port.clone();
                     let lost = seen.lost.contains(&port);
@@ -214,6 +225,13 @@ impl Board {
         if !self.states.contains_key(&key) {
             let of_rule = self.states.keys().filter(|(other, _)| other == name).count();
             if of_rule >= SOURCES_MAX {
+                if !std::mem::replace(&mut self.crowded, true) {
+                    tracing::warn!(
+                        rule = name,
+                        source = about.map(|about| &**about),
+                        "a rule tells {SOURCES_MAX} sources apart; this one and all further ones raise no alert"
+                    );
+                }
                 return None;
             }
         }
@@ -241,6 +259,10 @@ impl Board {
             self.tell(now, &key.0, about, raised, Some(definition));
         } else if state.raised.is_some() && state.over {
             (state.raised, state.changed) = (None, Some(now));
+            let message = rule.says_over(about, state.value.as_ref());
+            self.tell(now, &key.0, about, (AlertState::Cleared, Severity::Info, message), None);
+        } else if self.anew && state.over && state.changed.is_none() {
+            state.changed = Some(now);
             let message = rule.says_over(about, state.value.as_ref());
             self.tell(now, &key.0, about, (AlertState::Cleared, Severity::Info, message), None);
         }

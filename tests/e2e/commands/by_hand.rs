@@ -189,6 +189,7 @@ fn what_is_too_big_is_refused_and_disturbs_nobody(broker: Broker) -> anyhow::Res
     // The broker takes no such packet, and breaks the connection of whoever sends it.
     let output = bench.by_hand(DEVICE, big(1024 * 1024).as_bytes(), &[])?;
     println!("1 MB: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(!output.status.success(), "mosquitto_pub is told nothing");
     // One that the broker takes, and the gateway does not.
     let output = bench.by_hand(DEVICE, big(100_000).as_bytes(), &[])?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -160,7 +160,7 @@ fn whoever_sends_nothing_is_missed_and_found_again() {
 #[test]
 fn ports_and_the_outbox_are_judged_by_what_the_driver_sees() {
     let mut lost = board(rule(Condition::PortLost("p".into()), 5_000));
-    let gone = Seen { outbox_bytes: None, lost: vec!["p".into(), "q".into()] };
+    let gone = Seen { lost: vec!["p".into(), "q".into()], ..Seen::default() };
     lost.tick(1_000, &gone);
     lost.tick(3_000, &Seen::default());
     lost.tick(4_000, &gone);
@@ -173,9 +173,36 @@ fn ports_and_the_outbox_are_judged_by_what_the_driver_sees() {
 
     let mut full = board(rule(Condition::OutboxAbove(1_000), 0));
     for (at, bytes) in [1_000, 1_001, 1_000, 901, 900, 901].into_iter().enumerate() {
-        full.tick(at as i64 * 2_000, &Seen { outbox_bytes: Some(bytes), lost: Vec::new() });
+        full.tick(at as i64 * 2_000, &Seen { outbox_bytes: Some(bytes), ..Seen::default() });
     }
     assert_eq!(told(&mut full), [(None, true), (None, false)]);
+}
+
+#[test]
+fn a_port_that_nobody_has_tried_to_open_is_not_lost_and_not_back_either() {
+    let untried = Seen { untried: vec!["p".into()], ..Seen::default() };
+    let mut lost = board(rule(Condition::PortLost("p".into()), 0));
+    lost.tick(1_000, &untried);
+    assert_eq!(told(&mut lost), []);
+    lost.tick(2_000, &Seen { lost: vec!["p".into()], ..Seen::default() });
+    let about = || Some("p".to_owned());
+    assert_eq!(told(&mut lost), [(about(), true)]);
+    // Opened at another place by a configuration, perhaps.
+    lost.tick(4_000, &untried);
+    assert_eq!(told(&mut lost), []);
+    lost.tick(6_000, &Seen::default());
+    assert_eq!(told(&mut lost), [(about(), false)]);
+}
+
+#[test]
+fn after_a_damaged_outbox_what_is_not_raised_is_told_as_cleared_once() {
+    let mut board = board(above(0.0, 0));
+    board.begin_anew();
+    for (at, value) in [(0, 5), (2_000, 6), (4_000, 11), (6_000, 5), (8_000, 5)] {
+        board.look(&reading("a", at, value));
+    }
+    let a = || Some("a".to_owned());
+    assert_eq!(told(&mut board), [(a(), false), (a(), true), (a(), false)]);
 }
 
 #[test]
