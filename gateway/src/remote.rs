@@ -1,8 +1,8 @@
 //! What is desired from afar: tried, and then kept or undone. No clock.
 //!
 //! ```text
-//! desired --valid--> trial --a state or sync ack--> kept
-//!    |                 '------120 s without one---> refused: what ran before runs again
+//! desired --valid--> trial --storage answers, ports open--> kept
+//!    |                 '------120 s without that--------> refused: what ran before runs again
 //!    '--mistakes--> refused
 //! ```
 //!
@@ -23,6 +23,9 @@ use crate::config::Desired;
 
 /// How long a trial waits for storage.
 pub(crate) const TRIAL: Duration = Duration::from_secs(120);
+
+/// What a trial lacks, mostly.
+pub(crate) const NO_ACK: &str = "no sync ack";
 
 /// See the module. This is what is written down.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -109,16 +112,16 @@ impl Remote {
         self.newest = Some(Newest::Refused { version, why });
     }
 
-    /// Ends a trial whose time is over; true if there was one.
-    pub(crate) fn end_trial(&mut self, boot: &str, now_ms: i64) -> bool {
+    /// Ends a trial whose time is over; true if there was one. `lacks`: what was waited for.
+    pub(crate) fn end_trial(&mut self, boot: &str, now_ms: i64, lacks: &str) -> bool {
         let Some(Newest::Trial { desired, boot: of, until_ms }) = &self.newest else {
             return false;
         };
         let why = if of != boot {
             // It may have been what brought the machine down.
-            "the machine started again before storage had answered"
+            "the machine started again before storage had answered".to_owned()
         } else if now_ms >= *until_ms {
-            "no sync ack within 120 s"
+            format!("{lacks} within {} s", TRIAL.as_secs())
         } else {
             return false;
         };
@@ -211,20 +214,20 @@ mod tests {
         assert_eq!((remote.fate().state, remote.fate().version), ("kept", Some(1)));
 
         remote.begin(desired(2), "boot", 10_000, TRIAL);
-        assert!(!remote.end_trial("boot", 129_999));
-        assert!(remote.end_trial("boot", 130_000));
+        assert!(!remote.end_trial("boot", 129_999, NO_ACK));
+        assert!(remote.end_trial("boot", 130_000, NO_ACK));
         assert_eq!(remote.running(), Some(&desired(1)), "what ran before");
         let fate = remote.fate();
         assert_eq!((fate.state, fate.version), ("refused", Some(2)));
         assert!(fate.why[0].contains("no sync ack within 120 s"), "{fate:?}");
-        assert!(!remote.end_trial("boot", 200_000), "once");
+        assert!(!remote.end_trial("boot", 200_000, NO_ACK), "once");
     }
 
     #[test]
     fn what_was_refused_is_tried_again_under_another_version_only() {
         let mut remote = trial_of(1);
         assert_eq!(remote.offer(&desired(1)), Offer::Known);
-        remote.end_trial("boot", i64::MAX);
+        remote.end_trial("boot", i64::MAX, NO_ACK);
         assert_eq!(remote.offer(&desired(1)), Offer::Refused);
         assert_eq!(remote.offer(&desired(2)), Offer::New);
         assert_eq!(remote.offer(&desired(0)), Offer::New, "also a lower one");
@@ -249,9 +252,11 @@ mod tests {
         let mode =
             std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600, "it may hold a password");
-        assert!(!again.end_trial("boot", 120_999) && again.end_trial("boot", 121_000));
+        assert!(
+            !again.end_trial("boot", 120_999, NO_ACK) && again.end_trial("boot", 121_000, NO_ACK)
+        );
         let mut again = Remote::load(&path);
-        assert!(again.end_trial("another", 1_001));
+        assert!(again.end_trial("another", 1_001, NO_ACK));
         assert_eq!((again.fate().state, again.running()), ("refused", None));
         fs::write(&path, "{").unwrap();
         assert_eq!(Remote::load(&path), Remote::default());

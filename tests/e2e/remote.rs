@@ -16,6 +16,7 @@ on_each_broker! {
     what_is_set_is_applied_at_200_lines_a_second_without_a_lost_one,
     what_is_wrong_is_refused_with_every_reason_and_changes_nothing,
     a_file_that_has_changed_is_read_again_on_request,
+    a_port_that_does_not_open_is_not_kept,
 }
 
 fn port(rig: &Rig) -> anyhow::Result<Value> {
@@ -150,6 +151,23 @@ fn a_file_that_has_changed_is_read_again_on_request(broker: Broker) -> anyhow::R
     reload(&rig, 0)?;
     let again = wait_reported(&rig, 1, "kept", SOON)?;
     assert_eq!(again["config"]["publish"]["publish_interval"], "2s");
+    assert_clean(&rig.drain()?);
+    Ok(())
+}
+
+fn a_port_that_does_not_open_is_not_kept(broker: Broker) -> anyhow::Result<()> {
+    let mut rig = Rig::on(broker, settings())?;
+    rig.start(50.0)?;
+    rig.wait_stored(5)?;
+    set_file(&rig, r#"{"port": [{"name": "arduino", "path": "/etc/passwd"}]}"#)?;
+    wait_reported(&rig, 1, "trial", SOON)?;
+    wait_until("an alert", SOON, || rig.stored_alert("port_lost", "raised"))?;
+    // Storage has answered: the alert went the same way.
+    pass(Duration::from_secs(2));
+    assert_eq!(reported(&rig)?["state"], "trial");
+    config(&rig, &["set", DEVICE, "--clear"])?;
+    wait_reported(&rig, 2, "kept", SOON)?;
+    rig.wait_accepting()?;
     assert_clean(&rig.drain()?);
     Ok(())
 }

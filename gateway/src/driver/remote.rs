@@ -1,6 +1,7 @@
 //! The driver and what is desired from afar: taken, tried, reported.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldpost_fail_point::point;
@@ -8,11 +9,11 @@ use fieldpost_mqtt::Qos;
 use fieldpost_protocol::{CommandOutcome, Metrics, Topic};
 use serde_json::json;
 
-use super::Driver;
+use super::{Driver, Port};
 use crate::clock;
 use crate::config::{Config, Desired, JSON_BYTES_MAX};
 use crate::outbox::{Ending, Gone};
-use crate::remote::{Offer, Remote, TRIAL};
+use crate::remote::{NO_ACK, Offer, Remote, TRIAL};
 
 /// What could not be written down is tried again after it.
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -36,6 +37,8 @@ pub(crate) struct Afar {
     tried_at: Duration,
     /// A state has answered a hello of the trial.
     answered: bool,
+    /// Ports that were open before it.
+    open_before: Vec<Arc<str>>,
     /// Not written down yet, and when that was tried.
     unsaved: Option<Duration>,
 }
@@ -55,9 +58,10 @@ impl Afar {
             later: None,
             tried_at,
             answered: false,
+            open_before: Vec::new(),
             unsaved,
         };
-        let mut changed = afar.remote.end_trial(&afar.boot, clock::boottime_ms());
+        let mut changed = afar.remote.end_trial(&afar.boot, clock::boottime_ms(), NO_ACK);
         if afar.remote.is_trial()
             && let Some(desired) = afar.remote.running().cloned()
             && let Err(why) = merged(&local, Some(&desired))
@@ -158,6 +162,8 @@ impl Driver {
         point!("desired.before_applied");
         tracing::info!(version, "the configuration that is desired from afar is tried");
         self.afar.unfit = None;
+        let open = self.ports.iter().filter(|port| port.open);
+        self.afar.open_before = open.map(|port| port.name.clone()).collect();
         self.apply(config).await?;
         point!("desired.applied");
         (self.afar.tried_at, self.afar.answered) = (clock::boottime(), false);
@@ -189,10 +195,21 @@ impl Driver {
         }
     }
 
-    /// Keeps what storage has answered with, once it has acknowledged rows, too, if any wait.
+    /// What the trial waits for.
+    fn trial_lacks(&self) -> Option<String> {
+        if !self.afar.answered || !self.engine.is_acked_since(self.afar.tried_at) {
+            return Some(NO_ACK.to_owned());
+        }
+        let closed = |port: &&Port| !port.open && !port.released;
+        let lost = self.ports.iter().filter(closed);
+        let lost = lost.map(|port| &port.name).find(|name| self.afar.open_before.contains(name));
+        lost.map(|name| format!("port {name}, which was open before, did not open"))
+    }
+
+    /// Keeps what storage has answered with, once it has acknowledged rows, too, if any wait, and no port
+    /// was lost.
     async fn keep_desired(&mut self) {
-        let is_acked = self.engine.is_acked_since(self.afar.tried_at);
-        if self.afar.remote.is_trial() && self.afar.answered && is_acked {
+        if self.afar.remote.is_trial() && self.trial_lacks().is_none() {
             self.afar.remote.keep();
             self.afar.incoming = self.afar.incoming.take().or(self.afar.later.take());
             tracing::info!(
@@ -210,7 +227,8 @@ impl Driver {
             self.save_desired().await;
         }
         self.keep_desired().await;
-        if !self.afar.remote.end_trial(&self.afar.boot, now.as_millis() as i64) {
+        let lacks = self.trial_lacks().unwrap_or_default();
+        if !self.afar.remote.end_trial(&self.afar.boot, now.as_millis() as i64, &lacks) {
             return Ok(());
         }
         self.afar.incoming = self.afar.incoming.take().or(self.afar.later.take());
