@@ -11,6 +11,9 @@
 //! - `started` is durable before a command is done, and room for its outcome is kept.
 //! - A row whose outcome storage does not have is never forgotten.
 
+mod bounds;
+mod rows;
+
 use fieldpost_fail_point::point;
 use fieldpost_protocol::{
     Command, CommandId, CommandOutcome, Content, Epoch, EventKind, Metrics, Seq, Stream, StreamKey,
@@ -21,13 +24,11 @@ use super::append::Written;
 use super::{AppendError, NewEvent, Outbox, schema};
 use crate::clock::Now;
 use crate::engine::{Known, Record, Verdict};
+use bounds::COMMANDS_MAX;
+use rows::{NewRow, Row, event_of, id_of};
 
 /// How long an id is remembered.
 pub const REMEMBERED_MS: i64 = 30 * 86_400_000;
-/// Ids that are remembered; at the bound further commands are rejected. 4 MB at most, or nearly.
-pub const COMMANDS_MAX: u64 = 20_000;
-/// Kept free for each outcome that is to come: its event, its row, and the pages between.
-const OUTCOME_BYTES: u64 = 16 * 1024;
 
 pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS command (
@@ -84,16 +85,6 @@ impl Ending {
     pub fn because(outcome: CommandOutcome, why: impl Into<String>) -> Self {
         Ending { outcome, detail: Some(why.into()), result: Metrics::default() }
     }
-}
-
-/// A row of the inbox.
-struct Row {
-    content: Content,
-    target: Epoch,
-    outcome: Option<CommandOutcome>,
-    detail: Option<String>,
-    result: Option<String>,
-    event: (Epoch, Seq),
 }
 
 impl Outbox {
@@ -361,119 +352,4 @@ impl Outbox {
         let row = self.streams.values().find(|row| row.key == key);
         row.is_none_or(|row| seq <= row.acked || seq < row.floor)
     }
-
-    fn commands(&self) -> rusqlite::Result<u64> {
-        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        Ok(self.conn.query_row("SELECT count(*) FROM command", [], count)? as u64)
-    }
-
-    /// For one more command and its outcome, beside those that run.
-    fn has_room(&self) -> rusqlite::Result<bool> {
-        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let sql = "SELECT count(*) FROM command WHERE outcome IS NULL";
-        let running = self.conn.query_row(sql, [], count)? as u64;
-        let needed = (running + 2) * OUTCOME_BYTES;
-        Ok(self.used_bytes()? + needed <= self.settings.size_bytes_max)
-    }
-}
-
-impl Row {
-    fn ack(&self, id: &CommandId) -> EventKind {
-        let result = self.result.as_deref().and_then(|json| Metrics::from_json(json).ok());
-        EventKind::CommandAck {
-            id: id.clone(),
-            target: self.target,
-            content: Some(self.content),
-            outcome: self.outcome.unwrap_or(CommandOutcome::Accepted),
-            detail: self.detail.clone(),
-            result: result.unwrap_or_default(),
-        }
-    }
-}
-
-/// A row that is to be made.
-struct NewRow<'c> {
-    id: &'c CommandId,
-    name: &'c str,
-    content: Content,
-    target: Epoch,
-    strict: bool,
-    unix_ms: Option<i64>,
-}
-
-impl NewRow<'_> {
-    fn started(&self, transaction: &Transaction<'_>, at: Written, no: u32) -> rusqlite::Result<()> {
-        point!("outbox.inbox.before_start");
-        transaction
-            .prepare_cached(
-                "INSERT INTO command (no, id, name, content, target, strict, unix_ms, event_epoch, event_seq)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                no,
-                self.id.as_str(),
-                self.name,
-                &self.content.0[..],
-                &self.target.0[..],
-                self.strict,
-                self.unix_ms,
-                &at.epoch.0[..],
-                at.events_last as i64
-            ])
-            .map(drop)
-    }
-
-    fn done(
-        &self,
-        transaction: &Transaction<'_>,
-        at: Written,
-        ending: &Ending,
-    ) -> rusqlite::Result<()> {
-        point!("outbox.inbox.before_done");
-        transaction
-            .prepare_cached(
-                "INSERT OR REPLACE INTO command
-                     (id, name, content, target, strict, outcome, detail, result, unix_ms, event_epoch, event_seq)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '{}', ?8, ?9, ?10)",
-            )?
-            .execute(params![
-                self.id.as_str(),
-                self.name,
-                &self.content.0[..],
-                &self.target.0[..],
-                self.strict,
-                ending.outcome.as_str(),
-                ending.detail,
-                self.unix_ms,
-                &at.epoch.0[..],
-                at.events_last as i64
-            ])
-            .map(drop)
-    }
-
-    fn stale(&self, transaction: &Transaction<'_>, at: Written) -> rusqlite::Result<()> {
-        point!("outbox.inbox.before_stale");
-        transaction
-            .prepare_cached(
-                "INSERT OR REPLACE INTO stale (id, target, unix_ms, event_epoch, event_seq)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![
-                self.id.as_str(),
-                &self.target.0[..],
-                self.unix_ms,
-                &at.epoch.0[..],
-                at.events_last as i64
-            ])
-            .map(drop)
-    }
-}
-
-fn id_of(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<CommandId> {
-    let text: String = row.get(at)?;
-    text.parse().map_err(|error| schema::not_of_ours(at, error))
-}
-
-fn event_of(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<(Epoch, Seq)> {
-    Ok((Epoch(row.get(at)?), row.get::<_, i64>(at + 1)? as Seq))
 }
