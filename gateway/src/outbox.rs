@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fieldpost_fail_point::point;
-use fieldpost_protocol::{Clock, DeviceId, Epoch, Seq, Stream, StreamKey};
+use fieldpost_protocol::{Clock, CommandId, DeviceId, Epoch, Seq, Stream, StreamKey};
 use rusqlite::Connection;
 
 use crate::clock::{self, Now};
@@ -205,6 +205,8 @@ pub struct Outbox {
     old_tails: bool,
     /// Streams were read anew since the last commit.
     streams_changed: bool,
+    /// Refusals of other commands under known ids, by what told them last. In memory: a start tells again.
+    other_contents: BTreeMap<CommandId, (Epoch, Seq)>,
     /// How many snapshots were given.
     snapshots: u64,
     /// The file that was opened, by device and inode.
@@ -268,6 +270,7 @@ impl Outbox {
             save_failed: false,
             old_tails: false,
             streams_changed: false,
+            other_contents: BTreeMap::new(),
             snapshots: 0,
             file: schema::identity_of(path),
             _locks: (lock.clone(), locked),

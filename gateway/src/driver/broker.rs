@@ -35,6 +35,16 @@ impl Broker {
     pub(crate) fn new(address: String) -> Self {
         Broker { address, ..Broker::default() }
     }
+
+    /// Nothing is done about a message: a line in the log, now and then.
+    pub(super) fn note_drop(&mut self, now: Duration, topic: &str, why: &str) {
+        self.drops += 1;
+        if self.drops_logged.is_none_or(|at| now >= at + DROPS_LOGGED) {
+            let dropped = std::mem::take(&mut self.drops);
+            tracing::warn!(topic, why, dropped, "messages were dropped; this is the last one");
+            self.drops_logged = Some(now);
+        }
+    }
 }
 
 impl Driver {
@@ -171,17 +181,7 @@ impl Driver {
         };
         self.note_acked(before, acks);
         if let Some(why) = refused {
-            self.broker.drops += 1;
-            if self.broker.drops_logged.is_none_or(|at| now >= at + DROPS_LOGGED) {
-                let dropped = std::mem::take(&mut self.broker.drops);
-                tracing::warn!(
-                    topic = name,
-                    why,
-                    dropped,
-                    "messages were dropped; this is the last one"
-                );
-                self.broker.drops_logged = Some(now);
-            }
+            self.broker.note_drop(now, name, &why);
         }
     }
 }

@@ -73,8 +73,15 @@ impl Driver {
         };
         point!("command.before_taken");
         let taken = self.record(job).await?;
-        let Some(Taken { verdict, no, told, doubtful }) = taken else { return Ok(()) };
+        let Some(Taken { verdict, no, told, dropped, doubtful }) = taken else { return Ok(()) };
         point!("command.taken");
+        if let Some(why) = dropped {
+            let why = format!("{why}; it has to be sent again");
+            let topic = self.topics.name(&Topic::Commands(self.device.clone()));
+            self.broker.note_drop(clock::boottime(), &topic, &why);
+            self.say_undecided(command, &why);
+            return Ok(());
+        }
         if let Some(kind) = told {
             self.tell_ack(&kind, Some(&command.name));
         }
@@ -83,11 +90,9 @@ impl Driver {
                 self.desk.doubt(command);
                 return self.reject_doubtful().await;
             }
-            (Verdict::LeaveToBridge, id) => {
+            (Verdict::LeaveToBridge, _) => {
                 let why = "left to the bridge, which gives it an id and issues it; if none runs, nothing happens";
-                let (name, detail) = (Some(command.name), Some(why.to_owned()));
-                let ack = LiveCommandAck { id, name, detail, ..self.live_ack() };
-                self.publish_ack(&ack);
+                self.say_undecided(command, why);
             }
             (Verdict::Hold, _) => self.desk.hold(command),
             (Verdict::Start, Some(id)) => {
@@ -282,6 +287,14 @@ impl Driver {
             };
             self.publish_ack(&ack);
         }
+    }
+
+    /// What has no outcome yet, for whoever looks on.
+    fn say_undecided(&mut self, command: Command, why: &str) {
+        let Command { id, name, .. } = command;
+        let (name, detail) = (Some(name), Some(why.to_owned()));
+        let ack = LiveCommandAck { id, name, detail, ..self.live_ack() };
+        self.publish_ack(&ack);
     }
 
     fn publish_ack(&mut self, ack: &LiveCommandAck) {

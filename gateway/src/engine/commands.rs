@@ -28,6 +28,8 @@ pub struct Known {
 pub struct Record {
     /// The id was seen before.
     pub known: Option<Known>,
+    /// Another command under this id was refused before; and whether storage has the event that said so.
+    pub other: Option<bool>,
     /// It was stale for this target before; and whether storage has the event that said so last.
     pub stale: Option<bool>,
 }
@@ -85,7 +87,10 @@ impl Judge {
         if let Some(known) = &record.known {
             return match known.outcome {
                 _ if known.content != command.content() && for_another => stale,
-                _ if known.content != command.content() => Verdict::OtherContent,
+                _ if known.content != command.content() => match record.other {
+                    Some(false) => Verdict::Wait,
+                    Some(true) | None => Verdict::OtherContent,
+                },
                 Some(_) if known.told => Verdict::Repeat,
                 Some(_) | None => Verdict::Wait,
             };
@@ -132,7 +137,7 @@ mod tests {
 
     fn known(outcome: Option<CommandOutcome>, told: bool) -> Record {
         let known = Known { content: led().content(), outcome, told };
-        Record { known: Some(known), stale: None }
+        Record { known: Some(known), ..Record::default() }
     }
 
     #[test]
@@ -160,6 +165,9 @@ mod tests {
         }
         let other = command(r#"{"id":"a1","name":"led","args":{"on":0}}"#);
         assert_eq!(judge(&other, known(None, false)), Verdict::OtherContent);
+        let refused = |told| Record { other: Some(told), ..known(None, false) };
+        assert_eq!(judge(&other, refused(false)), Verdict::Wait, "its refusal is on its way");
+        assert_eq!(judge(&other, refused(true)), Verdict::OtherContent);
     }
 
     #[test]
@@ -184,7 +192,7 @@ mod tests {
         assert_eq!(judge(&late, Record::default()), Verdict::Expire);
         let of_old = Command { target: Some(OLD), ..late };
         assert_eq!(judge(&of_old, Record::default()), Verdict::Stale);
-        let said = |told| Record { known: None, stale: Some(told) };
+        let said = |told| Record { stale: Some(told), ..Record::default() };
         assert_eq!(judge(&of_old, said(false)), Verdict::Wait);
         assert_eq!(judge(&of_old, said(true)), Verdict::Stale);
         let judge = Judge { epoch: MINE, cloud_ms: Some(NOW), guards: Guards::default() };

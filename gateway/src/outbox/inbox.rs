@@ -10,8 +10,9 @@
 //! Always true here:
 //! - `started` is durable before a command is done, and room for its outcome is kept.
 //! - A row whose outcome storage does not have is never forgotten.
+//! - Rows and events are bounded, whatever is published: see `bounds`.
 
-mod bounds;
+pub(super) mod bounds;
 mod rows;
 
 use fieldpost_fail_point::point;
@@ -24,7 +25,6 @@ use super::append::Written;
 use super::{AppendError, NewEvent, Outbox, schema};
 use crate::clock::Now;
 use crate::engine::{Known, Record, Verdict};
-use bounds::COMMANDS_MAX;
 use rows::{NewRow, Row, event_of, id_of};
 
 /// How long an id is remembered.
@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS stale (
     id TEXT NOT NULL, target BLOB NOT NULL, unix_ms INTEGER,
     event_epoch BLOB NOT NULL, event_seq INTEGER NOT NULL, PRIMARY KEY (id, target)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS command_refused ON command (no) WHERE outcome IN ('rejected', 'expired');
 ";
 
 /// What was made of a command.
@@ -51,6 +52,8 @@ pub struct Taken {
     pub no: u32,
     /// What was told, for whoever looks on.
     pub told: Option<EventKind>,
+    /// Nothing was recorded, and why: there is no room for it. It may come again.
+    pub dropped: Option<String>,
     /// It may be recorded as started, or not: it must not be done, and is to be rejected, see
     /// [`Outbox::reject_doubtful`].
     pub doubtful: bool,
@@ -101,7 +104,7 @@ impl Outbox {
         let (epoch, _) = self.epoch();
         let Some(id) = command.id.clone() else {
             let verdict = judge(epoch, &Record::default());
-            return Ok(Taken { verdict, no: 0, told: None, doubtful: false });
+            return Ok(Taken { verdict, no: 0, told: None, dropped: None, doubtful: false });
         };
         let known = self.inbox_row(&id).map_err(AppendError::Failed)?;
         let record = self.record(&id, command, known.as_ref()).map_err(AppendError::Failed)?;
@@ -125,14 +128,9 @@ impl Outbox {
             unix_ms,
         };
         let plain = |outcome| Ending { outcome, detail: None, result: Metrics::default() };
-        if verdict == Verdict::Start && !self.has_room().map_err(AppendError::Failed)? {
-            tracing::warn!(%id, "the outbox has no room for the outcome of a command, which has to wait");
+        let mut dropped = self.obstacle(&verdict, &record).map_err(AppendError::Failed)?;
+        if dropped.is_some() {
             verdict = Verdict::Wait;
-        }
-        let full = matches!(verdict, Verdict::Start)
-            && self.commands().map_err(AppendError::Failed)? >= COMMANDS_MAX;
-        if full {
-            verdict = Verdict::Reject(format!("{COMMANDS_MAX} commands came within 30 days"));
         }
         let (mut no, mut doubtful) = (0, false);
         let told = match &verdict {
@@ -148,7 +146,13 @@ impl Outbox {
             Verdict::OtherContent => {
                 let why = "another command has this id; choose a new one";
                 let ending = Ending::because(CommandOutcome::Rejected, why);
-                Some(self.tell(ack(ending), now, |_, _| Ok(()))?)
+                let mut event = None;
+                let told = self.tell(ack(ending), now, |_, at| {
+                    event = Some((at.epoch, at.events_last));
+                    Ok(())
+                })?;
+                self.other_contents.extend(event.map(|event| (id.clone(), event)));
+                Some(told)
             }
             Verdict::Stale => {
                 let kind = ack(plain(CommandOutcome::Stale));
@@ -157,9 +161,7 @@ impl Outbox {
             Verdict::Reject(why) => {
                 let ending = Ending::because(CommandOutcome::Rejected, why.clone());
                 let kind = ack(ending.clone());
-                Some(self.tell(kind, now, |transaction, at| {
-                    if full { Ok(()) } else { row.done(transaction, at, &ending) }
-                })?)
+                Some(self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))?)
             }
             Verdict::Expire => {
                 let ending = plain(CommandOutcome::Expired);
@@ -183,11 +185,12 @@ impl Outbox {
         let told = match told {
             Some(None) => {
                 verdict = Verdict::Wait;
+                dropped = Some("the outbox is full".to_owned());
                 None
             }
             told => told.flatten(),
         };
-        Ok(Taken { verdict, no, told, doubtful })
+        Ok(Taken { verdict, no, told, dropped, doubtful })
     }
 
     /// Records the outcome of a command that was started, with its event, which is returned; `None`:
@@ -337,13 +340,16 @@ impl Outbox {
             outcome: row.outcome,
             told: self.is_told(row.event),
         });
-        let Some(target) = command.target else { return Ok(Record { known, stale: None }) };
+        let other = self.other_contents.get(id).map(|event| self.is_told(*event));
+        let Some(target) = command.target else {
+            return Ok(Record { known, other, stale: None });
+        };
         let sql = "SELECT event_epoch, event_seq FROM stale WHERE id = ?1 AND target = ?2";
         let mut query = self.conn.prepare_cached(sql)?;
         let stale = query
             .query_row(params![id.as_str(), &target.0[..]], |row| event_of(row, 0))
             .optional()?;
-        Ok(Record { known, stale: stale.map(|event| self.is_told(event)) })
+        Ok(Record { known, other, stale: stale.map(|event| self.is_told(event)) })
     }
 
     /// Whether storage has an event; what is no longer held, it has.

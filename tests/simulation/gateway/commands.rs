@@ -1,6 +1,6 @@
 //! What a process does with commands: as the product's driver, desk and inbox do it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use fieldpost_gateway::engine::{Judge, Known, Record, Verdict};
 use fieldpost_protocol::{
@@ -33,6 +33,8 @@ pub struct Desk {
     running: Option<CommandId>,
     /// Perhaps recorded as started, surely not done, and not yet rejected.
     doubtful: VecDeque<Command>,
+    /// Other commands under known ids that were refused, and what told it.
+    other_contents: BTreeMap<CommandId, (Epoch, Seq)>,
     /// How inexact the time at the bridge is known.
     pub rtt_ms: i64,
 }
@@ -118,13 +120,21 @@ impl Process {
         });
         let stale = command.target.and_then(|target| image.stale.get(&(id.clone(), target)));
         let stale = stale.map(|event| self.outbox.is_told(image, *event));
+        let other = self.desk.other_contents.get(&id);
+        let other = other.map(|event| self.outbox.is_told(image, *event));
         let judge = Judge { epoch, cloud_ms, guards: world.switches.gateway };
-        let verdict = judge.judge(&command, &Record { known, stale }, Ok(()));
+        let verdict = judge.judge(&command, &Record { known, other, stale }, Ok(()));
         note!(world, "gateway {m} judges {id}: {verdict:?}");
         match verdict {
             Verdict::Wait | Verdict::LeaveToBridge => Ok(()),
             Verdict::OtherContent => {
-                self.end(world, m, &command, CommandOutcome::Rejected, Note::Nothing)
+                let rejected = CommandOutcome::Rejected;
+                let before = self.outbox.current.epoch;
+                self.end(world, m, &command, rejected, Note::Nothing)?;
+                let key = StreamKey { epoch: before, stream: Stream::Events };
+                let last = world.machines[m].image.held(key).map_or(0, |held| held.last());
+                self.desk.other_contents.insert(id, (before, last));
+                Ok(())
             }
             Verdict::Hold => {
                 self.desk.held.push(command);

@@ -1,20 +1,69 @@
 //! How much the inbox may hold, and the room that the outcomes of commands have.
 
 use super::super::Outbox;
+use crate::engine::{Record, Verdict};
 
-/// Ids that are remembered; at the bound further commands are rejected. 4 MB at most, or nearly.
+/// Ids that are remembered; at the bound further commands are dropped. 4 MB at most, or nearly.
 pub const COMMANDS_MAX: u64 = 20_000;
+/// ... of which so many, stale ones included, did not run: whoever publishes nonsense leaves room for
+/// what may run, and does not fill the outbox.
+pub const REFUSED_MAX: u64 = 5_000;
+/// Refusals of another command under an id that is known, on their way to storage.
+pub const OTHER_CONTENTS_MAX: usize = 256;
 /// Kept free for each outcome that is to come: its event, its row, and the pages between.
 const OUTCOME_BYTES: u64 = 16 * 1024;
 
 impl Outbox {
-    pub(super) fn commands(&self) -> rusqlite::Result<u64> {
+    /// Why a verdict cannot be recorded now, if so: the command is dropped, and may come again.
+    pub(super) fn obstacle(
+        &mut self,
+        verdict: &Verdict,
+        record: &Record,
+    ) -> rusqlite::Result<Option<String>> {
+        let many = || format!("{COMMANDS_MAX} commands came within 30 days, and no more are kept");
+        Ok(match verdict {
+            Verdict::Start if !self.has_room()? => {
+                Some("the outbox has no room for its outcome".to_owned())
+            }
+            Verdict::Start => (self.commands()? >= COMMANDS_MAX).then(many),
+            Verdict::Stale if record.stale.is_some() => None,
+            Verdict::Stale | Verdict::Reject(_) | Verdict::Expire => {
+                let few = || {
+                    format!(
+                        "{REFUSED_MAX} commands that did not run came within 30 days, and no more are kept"
+                    )
+                };
+                let full = (self.refused()? >= REFUSED_MAX).then(few);
+                match full {
+                    None if self.commands()? >= COMMANDS_MAX => Some(many()),
+                    full => full,
+                }
+            }
+            Verdict::OtherContent => {
+                let mut all = std::mem::take(&mut self.other_contents);
+                all.retain(|_, event| !self.is_told(*event));
+                self.other_contents = all;
+                let full = self.other_contents.len() >= OTHER_CONTENTS_MAX;
+                full.then(|| "too many refusals are on their way to storage".to_owned())
+            }
+            Verdict::LeaveToBridge | Verdict::Wait | Verdict::Hold | Verdict::Repeat => None,
+        })
+    }
+
+    fn refused(&self) -> rusqlite::Result<u64> {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let sql = "SELECT (SELECT count(*) FROM command WHERE outcome IN ('rejected', 'expired'))
+                   + (SELECT count(*) FROM stale)";
+        Ok(self.conn.prepare_cached(sql)?.query_row([], count)? as u64)
+    }
+
+    fn commands(&self) -> rusqlite::Result<u64> {
         let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
         Ok(self.conn.query_row("SELECT count(*) FROM command", [], count)? as u64)
     }
 
     /// For one more command and its outcome, beside those that run.
-    pub(super) fn has_room(&self) -> rusqlite::Result<bool> {
+    fn has_room(&self) -> rusqlite::Result<bool> {
         let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
         let sql = "SELECT count(*) FROM command WHERE outcome IS NULL";
         let running = self.conn.query_row(sql, [], count)? as u64;

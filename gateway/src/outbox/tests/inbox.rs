@@ -5,6 +5,7 @@ use fieldpost_protocol::{Command, CommandId, CommandOutcome, Epoch, EventKind, M
 use super::*;
 use crate::engine::{Guards, Judge, Verdict};
 use crate::outbox::inbox::REMEMBERED_MS;
+use crate::outbox::inbox::bounds::{COMMANDS_MAX, OTHER_CONTENTS_MAX, REFUSED_MAX};
 use crate::outbox::{Ending, Taken};
 
 const CLOUD_MS: i64 = 1_795_000_000_000;
@@ -223,4 +224,78 @@ fn without_room_for_its_outcome_nothing_starts() {
     for left in running {
         assert!(succeed(&mut outbox, left.id.as_str()).is_some(), "{}: no room", left.id);
     }
+}
+
+/// So many commands came before.
+fn fill(outbox: &Outbox, commands: u64, outcome: &str) {
+    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+               INSERT INTO command (id, name, content, target, strict, outcome, unix_ms, event_epoch, event_seq)
+               SELECT ?2 || i, 'led', zeroblob(8), zeroblob(16), 0, ?2, 0, zeroblob(16), 1 FROM n";
+    outbox.conn.execute(sql, rusqlite::params![commands as i64, outcome]).unwrap();
+}
+
+fn take_and_reject(outbox: &mut Outbox, text: &str) -> Taken {
+    let judge = |_, _: &_| Verdict::Reject("no such command".into());
+    outbox.take_command(&led(text), Some(CLOUD_MS), judge, NOW).unwrap()
+}
+
+#[test]
+fn what_does_not_run_has_a_share_of_the_inbox_and_beyond_it_is_dropped() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    fill(&outbox, REFUSED_MAX - 2, "rejected");
+    take_and_reject(&mut outbox, "typo");
+    let old = Command { target: Some(Epoch([7; 16])), ..led("a1") };
+    assert_eq!(verdict(&mut outbox, &old), Verdict::Stale);
+    let before = events(&outbox);
+    let late = Command { expires: Some(CLOUD_MS), ..led("late") };
+    let other_old = Command { target: Some(Epoch([8; 16])), ..led("a1") };
+    let rejected = take_and_reject(&mut outbox, "another");
+    for taken in [rejected, take(&mut outbox, &late), take(&mut outbox, &other_old)] {
+        assert_eq!((taken.verdict, taken.told), (Verdict::Wait, None));
+        assert!(taken.dropped.is_some_and(|why| why.contains("5000 commands that did not run")));
+    }
+    assert_eq!(events(&outbox), before);
+    assert_eq!(verdict(&mut outbox, &led("a2")), Verdict::Start, "what may run does");
+    ack_all(&mut outbox);
+    assert_eq!(verdict(&mut outbox, &old), Verdict::Stale, "it takes no row more");
+}
+
+#[test]
+fn beyond_the_bound_of_the_inbox_a_command_is_dropped_and_runs_once_there_is_room() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    fill(&outbox, COMMANDS_MAX, "succeeded");
+    let taken = take(&mut outbox, &led("a1"));
+    assert_eq!((taken.verdict, events(&outbox)), (Verdict::Wait, 0));
+    assert!(taken.dropped.is_some_and(|why| why.contains("20000 commands")));
+    outbox.forget_commands(CLOUD_MS).unwrap();
+    assert_eq!(verdict(&mut outbox, &led("a1")), Verdict::Start);
+}
+
+#[test]
+fn another_content_is_refused_again_once_storage_has_that_and_not_before() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    take(&mut outbox, &led("a1"));
+    let other = Command { name: "lamp".into(), ..led("a1") };
+    assert_eq!(verdict(&mut outbox, &other), Verdict::OtherContent);
+    assert_eq!((verdict(&mut outbox, &other), events(&outbox)), (Verdict::Wait, 2));
+    ack_all(&mut outbox);
+    assert_eq!((verdict(&mut outbox, &other), events(&outbox)), (Verdict::OtherContent, 3));
+}
+
+#[test]
+fn so_many_other_contents_are_on_their_way_and_no_more() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    fill(&outbox, OTHER_CONTENTS_MAX as u64 + 1, "succeeded");
+    for n in 1..=OTHER_CONTENTS_MAX {
+        assert_eq!(verdict(&mut outbox, &led(&format!("succeeded{n}"))), Verdict::OtherContent);
+    }
+    let one_more = led(&format!("succeeded{}", OTHER_CONTENTS_MAX + 1));
+    let taken = take(&mut outbox, &one_more);
+    assert_eq!((taken.verdict, taken.dropped.is_some()), (Verdict::Wait, true));
+    ack_all(&mut outbox);
+    assert_eq!(verdict(&mut outbox, &one_more), Verdict::OtherContent);
 }
