@@ -15,6 +15,7 @@ mod builtin;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fieldpost_protocol::{Command, CommandId, CommandOutcome};
 use tokio::sync::mpsc;
@@ -45,6 +46,28 @@ impl Done {
     pub(crate) fn by_gateway(id: CommandId, ending: Ending) -> Done {
         Done { id, ending, port: None }
     }
+}
+
+/// Who does a command that was recorded as started.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Begun {
+    /// A board, which is under way.
+    ByBoard,
+    /// The gateway has to.
+    ByGateway(Builtin),
+    /// Nobody: it has ended.
+    Not(Ending),
+}
+
+/// What is left of a command's time, so long after the time at the bridge was `cloud_ms`; `None`: it
+/// does not expire.
+pub(crate) fn rest(
+    expires: Option<i64>,
+    cloud_ms: Option<i64>,
+    since: Duration,
+) -> Option<Duration> {
+    let rest_ms = expires?.saturating_sub(cloud_ms?).max(0) as u64;
+    Some(Duration::from_millis(rest_ms).saturating_sub(since))
 }
 
 /// A board, and what waits for it.
@@ -160,13 +183,35 @@ impl Desk {
         self.queue.append(&mut self.held);
     }
 
-    /// Does a command that was recorded as started, if a board has to; `false`: the gateway has to.
-    pub(crate) fn begin(&mut self, id: CommandId, command: &Command, no: u32) -> bool {
-        let Some(Callee::Board(rule)) = self.allowed.callee(&command.name) else { return false };
-        let (timeout, line) = (rule.timeout, allowed::line(&command.name, &command.args));
-        self.spawn(id, &command.name, |board| async move {
-            board::run(&board, no, &line, timeout).await
-        })
+    /// Has a board do a command that was recorded as started. `rest`: of its time, if it expires.
+    pub(crate) fn begin(
+        &mut self,
+        id: CommandId,
+        command: &Command,
+        no: u32,
+        rest: Option<Duration>,
+    ) -> Begun {
+        if rest == Some(Duration::ZERO) {
+            let why = "its time was over before it could be done; it did not run";
+            return Begun::Not(Ending::because(CommandOutcome::Expired, why));
+        }
+        let (timeout, port) = match self.allowed.callee(&command.name) {
+            Some(Callee::Board(rule)) => (rule.timeout, rule.port.clone()),
+            Some(Callee::Gateway(builtin)) => return Begun::ByGateway(builtin),
+            None => {
+                let why = "it may not be called any more; it did not run";
+                return Begun::Not(Ending::because(CommandOutcome::Rejected, why));
+            }
+        };
+        let line = allowed::line(&command.name, &command.args);
+        let begun = self.spawn(id, &command.name, |board| async move {
+            board::run(&board, no, &line, timeout, rest).await
+        });
+        if begun {
+            return Begun::ByBoard;
+        }
+        let why = format!("there is no port {port} any more; it did not run");
+        Begun::Not(Ending::because(CommandOutcome::Rejected, why))
     }
 
     /// What a process that has ended had begun: a board that remembers tells.

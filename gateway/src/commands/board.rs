@@ -20,11 +20,22 @@ const RECALL_SENT_WITHIN: Duration = Duration::from_secs(30);
 /// What the board has printed about its answer, bytes.
 const DETAIL_BYTES_MAX: usize = 4_096;
 
-/// Sends the command and waits for what becomes of it.
-pub(super) async fn run(board: &Board, no: u32, line: &str, within: Duration) -> Ending {
+/// Sends the command, within `rest` if it expires, and waits for what becomes of it.
+pub(super) async fn run(
+    board: &Board,
+    no: u32,
+    line: &str,
+    within: Duration,
+    rest: Option<Duration>,
+) -> Ending {
     let port = &board.port;
-    match board.ask(no, line, within, within).await {
+    let sent_within = rest.map_or(within, |rest| rest.min(within));
+    match board.ask(no, line, sent_within, within).await {
         Reply::Answered(answer) => answered(answer),
+        Reply::Unsent if sent_within < within => {
+            let why = format!("port {port} was not open before it expired; it did not run");
+            Ending::because(CommandOutcome::Expired, why)
+        }
         Reply::Unsent => {
             let why = format!("port {port} was not open; it did not run");
             Ending::because(CommandOutcome::Rejected, why)

@@ -65,6 +65,42 @@ fn several_in_doubt_are_rejected_one_after_the_other() {
     assert_eq!(desk.doubtful(), None);
 }
 
+#[tokio::test]
+async fn what_expires_before_its_line_can_be_written_never_runs() {
+    let (mut desk, mut ends) = desk();
+    // Nobody opens the port.
+    let begun = desk.begin(id("a"), &led("a", 1), 7, Some(Duration::from_millis(50)));
+    assert_eq!(begun, Begun::ByBoard);
+    let done = ends.recv().await.unwrap();
+    assert_eq!(done.ending.outcome, CommandOutcome::Expired);
+    assert!(done.ending.detail.unwrap().contains("port fruiting was not open"));
+    let begun = desk.begin(id("b"), &led("b", 1), 8, Some(Duration::ZERO));
+    let Begun::Not(ending) = begun else { panic!("{begun:?}") };
+    assert_eq!(ending.outcome, CommandOutcome::Expired);
+}
+
+#[test]
+fn what_is_left_of_its_time_shrinks_while_the_disk_is_slow() {
+    let left = |since| rest(Some(1_500), Some(1_000), Duration::from_millis(since));
+    assert_eq!(left(0), Some(Duration::from_millis(500)));
+    assert_eq!(left(400), Some(Duration::from_millis(100)));
+    assert_eq!(left(501), Some(Duration::ZERO));
+    assert_eq!(rest(None, Some(1_000), Duration::ZERO), None);
+    assert_eq!(rest(Some(1), Some(2), Duration::ZERO), Some(Duration::ZERO));
+}
+
+#[tokio::test]
+async fn what_nobody_can_do_any_more_has_ended() {
+    let (mut desk, _ends) = desk();
+    let ping = Command { name: "ping".into(), ..led("p", 1) };
+    assert_eq!(desk.begin(id("p"), &ping, 1, None), Begun::ByGateway(Builtin::Ping));
+    desk.change(desk.allowed().clone(), Vec::new());
+    let begun = desk.begin(id("a"), &led("a", 1), 2, None);
+    let Begun::Not(ending) = begun else { panic!("{begun:?}") };
+    assert_eq!(ending.outcome, CommandOutcome::Rejected);
+    assert!(ending.detail.unwrap().contains("no port fruiting any more"));
+}
+
 fn id(text: &str) -> CommandId {
     text.parse().unwrap()
 }

@@ -10,7 +10,7 @@ use fieldpost_protocol::{
 
 use super::Driver;
 use crate::clock::{self, Now};
-use crate::commands::{Builtin, Callee, Done};
+use crate::commands::{Begun, Builtin, Done, rest};
 use crate::config::parse_duration;
 use crate::engine::{Guards, Judge, Verdict};
 use crate::outbox::{AppendError, Ending, Gone, Outbox, Taken};
@@ -56,7 +56,8 @@ impl Driver {
     }
 
     async fn serve(&mut self, command: Command) -> Result<(), Gone> {
-        let cloud_ms = self.engine.cloud_ms(clock::boottime());
+        let judged_at = clock::boottime();
+        let cloud_ms = self.engine.cloud_ms(judged_at);
         let unix_ms = cloud_ms.or_else(|| self.unix_ms(clock::boottime_ms()));
         let allowed = self.desk.allowed().check(&command.name, &command.args);
         let asked = command.clone();
@@ -97,7 +98,10 @@ impl Driver {
             (Verdict::Hold, _) => self.desk.hold(command),
             (Verdict::Start, Some(id)) => {
                 tracing::info!(%id, name = command.name, "a command runs");
-                self.begin(id, &command, no).await?;
+                let expires = command.expires;
+                // The disk may have taken its time.
+                let rest = rest(expires, cloud_ms, clock::boottime().saturating_sub(judged_at));
+                self.begin(id, &command, no, rest).await?;
             }
             _ => {}
         }
@@ -119,12 +123,18 @@ impl Driver {
     }
 
     /// Does what was recorded as started.
-    async fn begin(&mut self, id: CommandId, command: &Command, no: u32) -> Result<(), Gone> {
-        if self.desk.begin(id.clone(), command, no) {
-            return Ok(());
-        }
-        let allowed = self.desk.allowed().clone();
-        let Some(Callee::Gateway(builtin)) = allowed.callee(&command.name) else { return Ok(()) };
+    async fn begin(
+        &mut self,
+        id: CommandId,
+        command: &Command,
+        no: u32,
+        rest: Option<Duration>,
+    ) -> Result<(), Gone> {
+        let builtin = match self.desk.begin(id.clone(), command, no, rest) {
+            Begun::ByBoard => return Ok(()),
+            Begun::ByGateway(builtin) => builtin,
+            Begun::Not(ending) => return self.handle_done(Done::by_gateway(id, ending)).await,
+        };
         if builtin == Builtin::Resend {
             let begun = self.begin_resend(id.clone(), &command.args).await?;
             let Err(why) = begun else { return Ok(()) };
