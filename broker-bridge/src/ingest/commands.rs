@@ -69,9 +69,10 @@ impl<T: Txn> Round<'_, T> {
         Ok(())
     }
 
-    /// A device has said hello: all that is open for it goes out.
+    /// A device has said hello: all that is open for it goes out, in the order in which it was asked for.
     pub(super) fn issue_to(&mut self, device: DeviceRef, epoch: Epoch) -> Result<(), StoreError> {
-        let open = self.txn.open_commands(Some(device), i64::MAX, ISSUED_AT_ONCE_MAX)?;
+        self.txn.wake_commands(device, self.now)?;
+        let open = self.txn.open_commands(Some(device), self.now, ISSUED_AT_ONCE_MAX)?;
         self.issue(open, Some(epoch))
     }
 

@@ -54,8 +54,10 @@ pub trait Ledger {
         id: &CommandId,
         row: &CommandRow,
     ) -> Result<(), StoreError>;
-    /// Open commands with `next_at <= until`, of one device or of all, those that wait the longest
-    /// first; at most `max`.
+    /// Every open command of the device becomes due now.
+    fn wake_commands(&mut self, device: DeviceRef, now: i64) -> Result<(), StoreError>;
+    /// Open commands with `next_at <= until`, at most `max`: those of one device in the order in which they
+    /// were asked for; those of all, the ones that wait the longest first.
     fn open_commands(
         &mut self,
         device: Option<DeviceRef>,

@@ -143,9 +143,28 @@ fn a_command_for_a_device_that_is_there_goes_out_with_the_next_look_and_else_wai
     let out = look(&mut bench, 180_001);
     assert!(out.is_empty(), "{out:?}");
     assert_eq!(shown(&bench, "a2")["issued"], 0);
-    let mut both = greet(&mut bench, 2, 1);
-    both.sort();
+    let both = greet(&mut bench, 2, 1);
     assert_eq!(both, [("a1".to_owned(), id(1)), ("a2".to_owned(), id(2))], "a1 keeps its target");
+}
+
+#[test]
+fn what_has_waited_for_its_device_goes_out_in_the_order_in_which_it_was_asked_for() {
+    let mut bench = Bench::new();
+    greet(&mut bench, 1, 1);
+    bench.now += 200_000;
+    let mut asked = Vec::new();
+    // More than go out at once, each looked at in vain at another time.
+    for no in 0..70 {
+        let id = format!("c{}", 99 - no);
+        send(&mut bench, &id, &led());
+        asked.push(id);
+        assert_eq!(look(&mut bench, 7_000), []);
+    }
+    let mut out = greet(&mut bench, 1, 2);
+    assert_eq!(out.len(), 64);
+    out.extend(look(&mut bench, 1_000));
+    let ids: Vec<String> = out.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, asked);
 }
 
 #[test]

@@ -199,6 +199,7 @@ hands_on! {
         has_room_for_command(device: DeviceRef, now: i64) -> bool;
         insert_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
         save_command(device: DeviceRef, id: &CommandId, row: &CommandRow) -> ();
+        wake_commands(device: DeviceRef, now: i64) -> ();
         open_commands(device: Option<DeviceRef>, until: i64, max: u64) -> Vec<LedgerRow>;
         epoch_there(device: DeviceRef, now: i64) -> Option<Epoch>;
         lease(holder: Instance, now: i64) -> bool;

@@ -60,6 +60,19 @@ impl Ledger for MemTxn<'_> {
         Ok(())
     }
 
+    fn wake_commands(&mut self, device: DeviceRef, now: i64) -> Result<()> {
+        self.gap();
+        self.lock(Lock::Commands(device.0))?;
+        let mut open = Vec::new();
+        self.each_command(|key, row| {
+            if key.0 == device.0 && row.ending.is_none() {
+                open.push((key.clone(), CommandRow { next_at: now, ..row.clone() }));
+            }
+        });
+        self.commands.extend(open);
+        Ok(())
+    }
+
     fn open_commands(
         &mut self,
         device: Option<DeviceRef>,
@@ -100,7 +113,10 @@ impl Ledger for MemTxn<'_> {
                 device_id.ok_or_else(|| StoreError::Damaged("no such device".to_owned()))?;
             open.push(LedgerRow { device: DeviceRef(at), device_id, id, row });
         }
-        open.sort_by_key(|open| (open.row.next_at, open.row.created, open.id.clone()));
+        open.sort_by_key(|open| {
+            let next_at = device.map_or(open.row.next_at, |_| 0);
+            (next_at, open.row.created, open.id.clone())
+        });
         open.truncate(max as usize);
         Ok(open)
     }

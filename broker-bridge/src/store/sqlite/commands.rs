@@ -98,17 +98,25 @@ impl Ledger for SqliteTxn<'_> {
         Ok(())
     }
 
+    fn wake_commands(&mut self, device: DeviceRef, now: i64) -> Result<()> {
+        let sql = "UPDATE command SET next_at = ?2 WHERE device = ?1 AND outcome IS NULL";
+        self.execute(sql, (device.0, now)).map(drop)
+    }
+
     fn open_commands(
         &mut self,
         device: Option<DeviceRef>,
         until: i64,
         max: u64,
     ) -> Result<Vec<LedgerRow>> {
-        let of = if device.is_some() { "c.device = ?3 AND" } else { "?3 IS NULL AND" };
+        let (of, first) = match device {
+            Some(_) => ("c.device = ?3 AND", ""),
+            None => ("?3 IS NULL AND", "c.next_at, "),
+        };
         let sql = format!(
             "SELECT d.ref, d.id, {COLUMNS} FROM command c JOIN device d ON d.ref = c.device \
              WHERE {of} c.outcome IS NULL AND c.next_at <= ?1 \
-             ORDER BY c.next_at, c.created, c.id LIMIT ?2"
+             ORDER BY {first}c.created, c.id LIMIT ?2"
         );
         let mut query = self.txn.prepare_cached(&sql).map_err(store_error)?;
         let device = device.map(|device| device.0);
