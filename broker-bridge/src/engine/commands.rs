@@ -5,7 +5,8 @@
 //!            issue                    stale, not strict
 //! open  target none ----> target is an epoch ----> target none
 //!   |                        |
-//!   |  cancelled, expired    |  the first final command ack; stale and strict: unknown
+//!   |  cancelled, expired    |  the first final command ack; stale and strict: unknown; no answer within
+//!   |                        |  a day of its expiry: unknown
 //!   +--> done                +--> done
 //! ```
 //!
@@ -26,6 +27,8 @@ pub const REPEAT_FIRST_MS: i64 = 5_000;
 pub const REPEAT_MAX_MS: i64 = 300_000;
 /// A command whose device is not there is looked at again; its hello comes before that.
 pub const LOOK_AGAIN_MS: i64 = 60_000;
+/// So long after its expiry a command that was issued is asked for; then nobody is expected to answer.
+pub const UNANSWERED_AFTER_MS: i64 = 24 * 3_600_000;
 
 /// Where a command came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +124,11 @@ impl CommandRow {
         self.expires.is_some_and(|expires| now >= expires)
     }
 
+    /// Until when its gateway is asked what became of it. One that was too late when it came has its day, too.
+    fn asked_until(&self) -> Option<i64> {
+        self.expires.map(|expires| expires.max(self.created).saturating_add(UNANSWERED_AFTER_MS))
+    }
+
     fn end(&mut self, outcome: Option<CommandOutcome>, detail: &str, now: i64) {
         let detail = Some(detail.to_owned());
         let result = Metrics::default();
@@ -163,7 +171,7 @@ pub enum IssuePlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CancelError {
     /// It was published.
-    #[error("it was issued {0} times; it may have run")]
+    #[error("it was published already (times: {0}), and may have run")]
     Issued(u32),
     /// It has its outcome.
     #[error("it is done already: {0}")]
@@ -201,14 +209,20 @@ impl Engine {
         }
         let mut row = row.clone();
         if row.is_past(now) && (row.issued == 0 || !self.guards.issued_is_not_expired) {
-            row.end(Some(CommandOutcome::Expired), "its device was not there in time", now);
+            let why = "its time was over before its device could be told";
+            row.end(Some(CommandOutcome::Expired), why, now);
+            return IssuePlan::Save(row);
+        }
+        if row.issued > 0 && row.asked_until().is_some_and(|until| now >= until) {
+            let why = "it may have run: its device has not answered within a day of its expiry";
+            row.end(Some(CommandOutcome::Unknown), why, now);
             return IssuePlan::Save(row);
         }
         let Some(current) = current else {
             row.next_at = now + LOOK_AGAIN_MS;
-            if let Some(expires) = row.expires.filter(|&expires| expires > now && row.issued == 0) {
-                row.next_at = row.next_at.min(expires);
-            }
+            let end = if row.issued == 0 { row.expires } else { row.asked_until() };
+            row.next_at =
+                end.filter(|end| *end > now).map_or(row.next_at, |end| row.next_at.min(end));
             return IssuePlan::Save(row);
         };
         let kept = row.target.filter(|_| self.guards.target_stays);

@@ -171,7 +171,7 @@ fn a_command_is_sent_listed_shown_and_cancelled() {
     assert_eq!(list[0]["args"], serde_json::json!({"on": 1, "dim": 0.5, "text": "1"}));
     let made = said["id"].as_str().unwrap();
     let error = refusal(&dir, &["command", "cancel", "pi-1", "a1"]);
-    assert!(error.contains("it was issued 1 times; it may have run"), "{error}");
+    assert!(error.contains("it was published already (times: 1), and may have run"), "{error}");
     bridge(&dir, &["command", "cancel", "pi-1", made]);
     assert!(
         refusal(&dir, &["command", "cancel", "pi-1", made]).contains("done already: cancelled")

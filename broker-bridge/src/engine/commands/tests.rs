@@ -114,6 +114,31 @@ fn a_device_that_is_not_there_is_sent_nothing_until_the_command_expires() {
 }
 
 #[test]
+fn what_nobody_has_answered_a_day_after_its_expiry_is_unknown_until_its_gateway_says_more() {
+    let engine = Engine::default();
+    let mut row = engine.adopt(&command(r#"{"id":"b2","name":"led"}"#), id(), NOW).1;
+    let until = row.expires.unwrap() + UNANSWERED_AFTER_MS;
+    let IssuePlan::Save(waits) = engine.plan_issue(&id(), &row, None, until - 1) else { panic!() };
+    assert_eq!((outcome(&waits), waits.next_at), (None, until));
+    for current in [None, Some(ONE)] {
+        let IssuePlan::Save(ended) = engine.plan_issue(&id(), &row, current, until) else {
+            panic!()
+        };
+        assert_eq!(outcome(&ended), Some("unknown"));
+        assert_eq!(engine.plan_issue(&id(), &ended, Some(ONE), until), IssuePlan::Nothing);
+        row = ended;
+        assert!(ack(&mut row, CommandOutcome::Succeeded, ONE, until + 5));
+        assert_eq!(outcome(&row), Some("succeeded"));
+        row.ending = None;
+    }
+    // Too late when it came: its gateway has time to say so.
+    let row = engine.adopt(&command(r#"{"id":"b2","name":"led","expires":5}"#), id(), NOW).1;
+    assert!(matches!(engine.plan_issue(&id(), &row, Some(ONE), NOW), IssuePlan::Send(..)));
+    let last = CommandRow { expires: Some(i64::MAX), issued: 1, ..row };
+    assert!(matches!(engine.plan_issue(&id(), &last, Some(ONE), NOW), IssuePlan::Send(..)));
+}
+
+#[test]
 fn the_first_final_outcome_is_kept_and_accepted_is_none() {
     let mut row = row();
     issue(&mut row, ONE, NOW);
