@@ -48,7 +48,7 @@ pub(super) enum Command {
         /// What to do.
         name: String,
         /// With what, as key=value: 1 is an integer, 1.0 a float, true and false are bools, anything
-        /// else is text; so is "1" in double quotes.
+        /// else is text; so is "1" in double quotes (in a shell 'key="1"'), and an id of 32 hexadecimal digits.
         #[arg(value_name = "KEY=VALUE")]
         args: Vec<String>,
         /// Tells it from other commands to this device for 30 days; made up if left out.
@@ -103,7 +103,13 @@ pub(super) fn execute(storage: &Path, command: Command) -> anyhow::Result<ExitCo
     match command {
         Command::Send { device, name, args, id, expires, strict, wait, timeout, json } => {
             let timeout = duration("--timeout", &timeout)?;
-            let expires = clock::now_ms() + duration("--expires", &expires)?;
+            let good_for = duration("--expires", &expires)?;
+            if good_for == 0 {
+                bail!(
+                    "--expires {expires:?}: no device could be told in time; write 30s, 15m, 2h or 7d"
+                );
+            }
+            let expires = clock::now_ms() + good_for;
             let (v, args) = (VERSION, parse_args(&args)?);
             let order = Order { v, id, name, args, expires: Some(expires), target: None, strict };
             let id = send(storage, &device, order)?;
@@ -115,9 +121,15 @@ pub(super) fn execute(storage: &Path, command: Command) -> anyhow::Result<ExitCo
             self::wait(&query, &device, &id, Duration::from_millis(timeout as u64), json)
         }
         Command::List { device, all, json } => {
-            let device = device.as_ref().map(DeviceId::as_str);
-            print::rows(&Query::open(storage)?.commands(device, all)?, json)
-                .map(|()| ExitCode::SUCCESS)
+            let query = Query::open(storage)?;
+            let rows = query.commands(device.as_ref().map(DeviceId::as_str), all)?;
+            if let Some(device) = device.filter(|_| rows.is_empty()) {
+                let devices = query.devices()?;
+                if !devices.iter().any(|row| row.cell("device") == device.as_str()) {
+                    bail!("this storage has never heard of device {device}; {}", known(storage)?);
+                }
+            }
+            print::rows(&rows, json).map(|()| ExitCode::SUCCESS)
         }
         Command::Show { device, id, json } => {
             show(&Query::open(storage)?, &device, &id, json).map(|()| ExitCode::SUCCESS)
@@ -164,17 +176,22 @@ fn find<T: Ledger>(txn: &mut T, storage: &Path, device: &DeviceId) -> anyhow::Re
     if let Some(found) = txn.find_device(device)? {
         return Ok(found);
     }
+    let known = known(storage)?;
+    bail!("this storage has never heard of device {device}; {known}")
+}
+
+/// The devices that a storage has heard of, in words.
+pub(super) fn known(storage: &Path) -> anyhow::Result<String> {
     let rows = Query::open(storage)?.devices()?;
     let names: Vec<&str> =
         rows.iter().filter_map(|row| row.cell("device").as_str()).take(NAMED_MAX).collect();
-    let known = match (names.is_empty(), rows.len() > names.len()) {
+    Ok(match (names.is_empty(), rows.len() > names.len()) {
         (true, _) => "none was heard of yet".to_owned(),
         (false, false) => format!("it knows {}", names.join(", ")),
         (false, true) => {
             format!("it knows {}, ... (`fieldpost-bridge devices` shows all)", names.join(", "))
         }
-    };
-    bail!("this storage has never heard of device {device}; {known}")
+    })
 }
 
 /// What to tell whoever has sent it: who will publish it, and when.
@@ -315,7 +332,8 @@ fn parse_args(args: &[String]) -> anyhow::Result<Metrics> {
         let (key, value) = arg.split_once('=').with_context(|| {
             format!("{arg:?} is no argument; write key=value, for example on=1")
         })?;
-        fieldpost_protocol::check_metric(key)?;
+        fieldpost_protocol::check_metric(key)
+            .with_context(|| format!("argument {arg:?}: its name"))?;
         pairs.push((key.into(), parse_value(value).with_context(|| format!("argument {key}"))?));
     }
     Metrics::new(pairs).map_err(|name| anyhow::anyhow!("argument {name} stands twice"))
@@ -328,7 +346,9 @@ fn parse_value(text: &str) -> anyhow::Result<Value> {
             .with_context(|| format!("{text} is no text in double quotes"))?;
         return Ok(Value::from(text.as_str()));
     }
-    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+    // An epoch may have no letter in it, or one e.
+    let is_id = text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit());
+    let is_number = !is_id && text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
     Ok(match text {
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
@@ -339,7 +359,9 @@ fn parse_value(text: &str) -> anyhow::Result<Value> {
                 Value::Float(value)
             }
             (Err(_), Ok(_)) if text.contains(|c: char| c.is_ascii_digit()) => {
-                bail!("{text} is no 64-bit number; in double quotes it is text")
+                bail!(
+                    "{text} is no 64-bit number; in double quotes it is text: in a shell 'key=\"{text}\"'"
+                )
             }
             _ => Value::from(text),
         },
@@ -365,6 +387,9 @@ mod tests {
             assert_eq!(value(text), Value::from(text), "{text:?}");
         }
         assert_eq!(value("\"1\""), Value::from("1"));
+        for epoch in ["01234567890123456789012345678901", "0123456789012345678901234567e001"] {
+            assert_eq!(value(epoch), Value::from(epoch));
+        }
         assert_eq!(value(r#""a \"b\"""#), Value::from("a \"b\""));
         assert!(parse_value("\"1").is_err());
         assert!(parse_value("99999999999999999999").is_err());

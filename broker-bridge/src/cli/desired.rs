@@ -1,9 +1,9 @@
-//! `config get | set | diff`: what a device is to be, and what it says that it is.
+//! `config get | set | unset | diff`: what a device is to be, and what it says that it is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use fieldpost_protocol::DeviceId;
 use serde_json::{Map, Value, json};
@@ -32,6 +32,16 @@ pub(super) enum Command {
         /// Back to the gateway's own file.
         #[arg(long, conflicts_with = "keys")]
         clear: bool,
+        /// Also for a device that this storage has never heard of.
+        #[arg(long)]
+        new: bool,
+    },
+    /// Takes keys out of what is desired: for them the gateway's own file counts again.
+    Unset {
+        device: DeviceId,
+        /// Keys such as publish.publish_interval, or whole sections such as port.
+        #[arg(value_name = "SECTION.KEY", required = true)]
+        keys: Vec<String>,
     },
     /// The keys that are desired and run otherwise.
     Diff { device: DeviceId },
@@ -40,9 +50,13 @@ pub(super) enum Command {
 pub(super) fn execute(storage: &Path, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Get { device } => get(storage, &device),
-        Command::Set { device, keys, file, clear } => {
+        Command::Set { device, keys, file, clear, new } => {
+            if !new {
+                check_heard_of(storage, &device)?;
+            }
             set(storage, &device, &keys, file.as_deref(), clear)
         }
+        Command::Unset { device, keys } => unset(storage, &device, &keys),
         Command::Diff { device } => diff(storage, &device),
     }
 }
@@ -53,6 +67,18 @@ fn get(storage: &Path, device: &DeviceId) -> anyhow::Result<()> {
     let desired = desired.map(|it| json!({ "version": it.version, "config": it.config }));
     let both = json!({ "device": device, "desired": desired, "reported": table.reported(device)? });
     print::text(&format!("{}\n", serde_json::to_string_pretty(&both)?))
+}
+
+/// A misspelt id would wait for its device for ever.
+fn check_heard_of(storage: &Path, device: &DeviceId) -> anyhow::Result<()> {
+    let table = DesiredTable::open(storage)?;
+    if table.is_heard_of(device)? || table.get(device)?.is_some() {
+        return Ok(());
+    }
+    let known = super::commands::known(storage)?;
+    bail!(
+        "this storage has never heard of device {device}; {known}. With --new it is set for one that comes later"
+    )
 }
 
 fn set(
@@ -75,9 +101,47 @@ fn set(
             !keys.is_empty(),
             "nothing to set: write SECTION.KEY=VALUE, --file or --clear"
         );
-        config = table.get(device)?.map(|desired| desired.config).unwrap_or_default();
+        config = base(&table, device)?;
         keys.iter().try_for_each(|key| put(&mut config, key))?;
     }
+    save(&mut table, device, config)
+}
+
+fn unset(storage: &Path, device: &DeviceId, keys: &[String]) -> anyhow::Result<()> {
+    let mut table = DesiredTable::open_to_set(storage)?;
+    let mut config = base(&table, device)?;
+    for key in keys {
+        let gone = format!(
+            "{key} is not desired of {device}; `fieldpost-bridge config get {device}` shows what is"
+        );
+        anyhow::ensure!(take_out(&mut config, key), gone);
+    }
+    save(&mut table, device, config)
+}
+
+/// What is changed. Where the gateway has refused it, the change alone may not help.
+fn base(table: &DesiredTable, device: &DeviceId) -> anyhow::Result<Map<String, Value>> {
+    let Some(desired) = table.get(device)? else { return Ok(Map::new()) };
+    let reported = table.reported(device)?.unwrap_or_default();
+    if is_refused(&reported, desired.version) {
+        let version = desired.version;
+        eprintln!(
+            "fieldpost-bridge: version {version}, which this changes, was refused; what else it desires stays: \
+             `config diff {device}` says why, `config unset` takes keys out"
+        );
+    }
+    Ok(desired.config)
+}
+
+fn is_refused(reported: &Value, version: u64) -> bool {
+    reported["version"] == version && reported["state"] == "refused"
+}
+
+fn save(
+    table: &mut DesiredTable,
+    device: &DeviceId,
+    config: Map<String, Value>,
+) -> anyhow::Result<()> {
     let bytes = Value::Object(config.clone()).to_string().len() + 64;
     anyhow::ensure!(bytes <= BYTES_MAX, "it has {bytes} bytes; a gateway reads {BYTES_MAX}");
     let desired = table.set(device, config, clock::now_ms())?;
@@ -90,11 +154,23 @@ fn put(config: &mut Map<String, Value>, text: &str) -> anyhow::Result<()> {
     let ((section, key), value) =
         parts.with_context(|| format!("{text:?}: write SECTION.KEY=VALUE"))?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    anyhow::ensure!(!value.is_null(), "{text:?}: null is no value; `config unset` takes a key out");
     let section_of = config.entry(section).or_insert_with(|| Value::Object(Map::new()));
     let keys = section_of.as_object_mut();
     let keys = keys.with_context(|| format!("{section} is a list; set it by --file"))?;
     keys.insert(key.to_owned(), value);
     Ok(())
+}
+
+/// Takes `section.key` or a whole section out. Returns whether it was there.
+fn take_out(config: &mut Map<String, Value>, path: &str) -> bool {
+    let Some((section, key)) = path.split_once('.') else { return config.remove(path).is_some() };
+    let Some(Value::Object(keys)) = config.get_mut(section) else { return false };
+    let was_there = keys.remove(key).is_some();
+    if keys.is_empty() {
+        config.remove(section);
+    }
+    was_there
 }
 
 fn diff(storage: &Path, device: &DeviceId) -> anyhow::Result<()> {
@@ -113,6 +189,11 @@ fn diff(storage: &Path, device: &DeviceId) -> anyhow::Result<()> {
     );
     for why in reported["why"].as_array().into_iter().flatten() {
         out += &format!("  {}\n", why.as_str().unwrap_or_default().replace(char::is_control, " "));
+    }
+    if is_refused(&reported, desired.version) {
+        let others = wanted.iter().filter(|(key, value)| runs.get(*key) != Some(value)).count();
+        out += &format!("  none of it runs; keys that run otherwise: {others}\n");
+        return print::text(&out);
     }
     for (key, value) in &wanted {
         match runs.get(key) {
@@ -137,6 +218,13 @@ fn leaves(value: &Value, path: &str, all: &mut BTreeMap<String, String>) {
             }
         }
         Value::Null => {}
+        // A gateway writes 20.0 as it reads 20: one number.
+        Value::Number(number)
+            if number.as_f64().is_some_and(|it| it.fract() == 0.0 && it.abs() < 1e15) =>
+        {
+            let whole = number.as_f64().unwrap_or_default() as i64;
+            all.insert(path.to_owned(), whole.to_string());
+        }
         value => drop(all.insert(path.to_owned(), value.to_string())),
     }
 }
@@ -155,6 +243,31 @@ mod tests {
         assert_eq!(config["system"], json!({"interval": "5m"}));
         assert!(put(config, "port.room=1").unwrap_err().to_string().contains("--file"));
         assert!(put(config, "publish").is_err());
+        let error = put(config, "publish.live_interval=null").unwrap_err().to_string();
+        assert!(error.contains("config unset"), "{error}");
+    }
+
+    #[test]
+    fn a_key_or_a_section_is_taken_out_and_an_empty_section_with_it() {
+        let mut config =
+            json!({"publish": {"live_interval": "off"}, "port": [], "system": {"a": 1, "b": 2}});
+        let config = config.as_object_mut().unwrap();
+        assert!(take_out(config, "publish.live_interval") && take_out(config, "system.a"));
+        assert!(take_out(config, "port") && !take_out(config, "port"));
+        assert!(!take_out(config, "system.c") && !take_out(config, "publish.live_interval"));
+        assert_eq!(config, json!({"system": {"b": 2}}).as_object().unwrap());
+    }
+
+    #[test]
+    fn a_number_is_the_same_with_a_point_and_without() {
+        let leaf = |value: Value| {
+            let mut all = BTreeMap::new();
+            leaves(&value, "a", &mut all);
+            all["a"].clone()
+        };
+        assert_eq!(leaf(json!(20.0)), leaf(json!(20)));
+        assert_ne!(leaf(json!(20.5)), leaf(json!(20)));
+        assert_ne!(leaf(json!("20")), leaf(json!(20)));
     }
 
     #[test]
@@ -173,6 +286,15 @@ mod tests {
             .execute("INSERT INTO device (id, first_seen, reported) VALUES ('pi-1', 0, '{\"version\": 7}')", [])
             .unwrap();
         assert_eq!(table.set(&device, Map::new(), 3).unwrap().version, 8);
+        // Somebody has published the last version that there is, and the gateway took it.
+        for (reported, next) in [(9_007_199_254_740_991u64, 9), (u64::MAX, 10)] {
+            let reported = format!("{{\"version\": {reported}}}");
+            rusqlite::Connection::open(&path)
+                .unwrap()
+                .execute("UPDATE device SET reported = ?1", [reported])
+                .unwrap();
+            assert_eq!(table.set(&device, Map::new(), 3).unwrap().version, next);
+        }
         table.set(&"pi-2".parse().unwrap(), config(), 4).unwrap();
         let all: Vec<String> = table
             .after(0, 10)
@@ -180,7 +302,7 @@ mod tests {
             .iter()
             .map(|(at, device, it)| format!("{at} {device} {}", it.version))
             .collect();
-        assert_eq!(all, ["3 pi-1 8", "4 pi-2 1"]);
-        assert!(table.after(4, 10).unwrap().is_empty());
+        assert_eq!(all, ["5 pi-1 10", "6 pi-2 1"]);
+        assert!(table.after(6, 10).unwrap().is_empty());
     }
 }

@@ -9,6 +9,7 @@
 use std::path::Path;
 
 use fieldpost_protocol::DeviceId;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use serde_json::{Map, Value};
 
@@ -23,6 +24,9 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS desired (
     change  INTEGER NOT NULL UNIQUE,
     set_at  INTEGER NOT NULL
 ) STRICT";
+
+/// The highest that a gateway reads (topics.md).
+const VERSION_MAX: u64 = (1 << 53) - 1;
 
 /// A device's desired configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +81,12 @@ impl DesiredTable {
             .transpose()
     }
 
+    /// Whether this storage has ever heard of the device.
+    pub fn is_heard_of(&self, device: &DeviceId) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM device WHERE id = ?1)";
+        self.db.query_row(sql, [device.as_str()], |row| row.get(0)).map_err(store_error)
+    }
+
     /// What a device has reported last, if it has.
     pub fn reported(&self, device: &DeviceId) -> Result<Option<Value>, StoreError> {
         let sql = "SELECT reported FROM device WHERE id = ?1";
@@ -97,7 +107,7 @@ impl DesiredTable {
         now: i64,
     ) -> Result<Desired, StoreError> {
         let reported = self.reported(device)?;
-        let reported = reported.and_then(|reported| reported["version"].as_u64()).unwrap_or(0);
+        let reported = reported.and_then(|reported| reported["version"].as_u64());
         let txn = self
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -107,7 +117,7 @@ impl DesiredTable {
             let sql = "SELECT version FROM desired WHERE device = ?1";
             let before: Option<i64> =
                 txn.query_row(sql, [device.as_str()], |row| row.get(0)).optional()?;
-            let version = before.unwrap_or(0).max(reported as i64) + 1;
+            let version = next_version(before.map(|before| before as u64), reported) as i64;
             let text = Value::Object(config.clone()).to_string();
             txn.execute(
                 "INSERT INTO desired (device, version, config, change, set_at)
@@ -120,6 +130,34 @@ impl DesiredTable {
             Ok(version)
         })();
         Ok(Desired { version: version.map_err(store_error)? as u64, config })
+    }
+
+    /// What is desired of devices that report another version, each with the version that it reports, as
+    /// text.
+    pub fn reported_otherwise(&self) -> Result<Vec<(DeviceId, String, Desired)>, StoreError> {
+        if !self.is_there()? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT id, reports, version, config FROM
+                       (SELECT d.id, w.version, w.config,
+                               CASE WHEN json_valid(d.reported) THEN d.reported ->> 'version' END AS reports
+                        FROM desired w JOIN device d ON d.id = w.device WHERE d.reported IS NOT NULL)
+                   WHERE reports IS NOT version";
+        let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
+        let rows = query.query_map([], |row| {
+            let reports = match row.get_ref(1)? {
+                ValueRef::Null => "none".to_owned(),
+                other => format!("{other:?}"),
+            };
+            Ok((row.get::<_, String>(0)?, reports, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
+        });
+        let mut all = Vec::new();
+        for row in rows.map_err(store_error)? {
+            let (device, reports, version, config) = row.map_err(store_error)?;
+            let device = device.parse().map_err(|_| damaged())?;
+            all.push((device, reports, desired(version, &config)?));
+        }
+        Ok(all)
     }
 
     /// Up to `most` that were set after `change`, in their order, each with its own.
@@ -146,6 +184,12 @@ impl DesiredTable {
         }
         Ok(all)
     }
+}
+
+/// One that leaves no room above it was published by somebody else: below it there is.
+fn next_version(before: Option<u64>, reported: Option<u64>) -> u64 {
+    let both = [before, reported].into_iter().flatten();
+    both.filter(|version| *version < VERSION_MAX).max().unwrap_or(0) + 1
 }
 
 fn desired(version: i64, config: &str) -> Result<Desired, StoreError> {
