@@ -1,6 +1,8 @@
 //! What is desired of devices, on its way to `config/desired`: retained there, all of it again on each
-//! connection, since a broker may have lost what it kept.
+//! connection, since a broker may have lost what it kept; and once more where a device begins to report
+//! another version: somebody else has published there.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +20,15 @@ use crate::store::sqlite::DesiredTable;
 
 /// How soon the bridge sees what a person has set.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Each so many looks, what devices report is held against what is desired: two who disagree about a device
+/// turn it about no faster.
+const COMPARED_EVERY: u32 = 30;
 /// Read at a time, and held at most.
 const READ_MAX: u32 = 64;
 
 type Ready = (DeviceId, Vec<u8>);
+/// Devices that report another version, and which.
+type Otherwise = BTreeMap<DeviceId, String>;
 
 /// A thread that reads what was set since, and never writes.
 pub(crate) struct DesiredThread {
@@ -60,11 +67,19 @@ fn read(
     stopped: &sync::Receiver<()>,
 ) {
     let (mut table, mut change, mut failed) = (None, 0, None);
+    let (mut looks, mut otherwise) = (0u32, None);
     while stopped.recv_timeout(LOOK_AFTER) == Err(sync::RecvTimeoutError::Timeout) {
         if again.swap(false, Ordering::Relaxed) {
             change = 0;
         }
-        match pass(path, &mut table, &mut change, sender) {
+        let mut passed = pass(path, &mut table, &mut change, sender);
+        looks = looks.wrapping_add(1);
+        if let (Ok(true), Some(table), true) =
+            (&passed, &table, looks.is_multiple_of(COMPARED_EVERY))
+        {
+            passed = compare(table, &mut otherwise, sender);
+        }
+        match passed {
             Ok(true) => failed = None,
             Ok(false) => return,
             Err(why) => {
@@ -103,6 +118,32 @@ fn pass(
     }
 }
 
+/// Hands on what a device has begun not to report. At first, all of it has just been handed on.
+fn compare(
+    table: &DesiredTable,
+    before: &mut Option<Otherwise>,
+    sender: &mpsc::Sender<Ready>,
+) -> Result<bool, String> {
+    let rows = table.reported_otherwise().map_err(|error: StoreError| error.to_string())?;
+    let mut now = Otherwise::new();
+    for (device, reports, desired) in rows {
+        let is_new = before.as_ref().is_some_and(|known| known.get(&device) != Some(&reports));
+        now.insert(device.clone(), reports);
+        if !is_new {
+            continue;
+        }
+        tracing::warn!(
+            %device, version = desired.version,
+            "it reports another version than is desired; has somebody published there? It is published again"
+        );
+        if sender.blocking_send((device, desired.to_json().into_bytes())).is_err() {
+            return Ok(false);
+        }
+    }
+    *before = Some(now);
+    Ok(true)
+}
+
 impl Driver {
     /// With what is desired of devices.
     pub(crate) fn with_desired(mut self, desired: DesiredThread) -> Self {
@@ -139,5 +180,45 @@ impl Driver {
             }
         }
         self.desired = Some(desired);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+
+    #[test]
+    fn what_a_device_begins_to_report_otherwise_is_published_once_more_and_each_time_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.db");
+        SqliteStore::init(&path, None, 0).unwrap();
+        let device: DeviceId = "pi-1".parse().unwrap();
+        let mut table = DesiredTable::open_to_set(&path).unwrap();
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute("INSERT INTO device (id, first_seen) VALUES ('pi-1', 0)", []).unwrap();
+        let (sender, mut ready) = mpsc::channel(8);
+        let mut before = None;
+        let mut reports = |table: &DesiredTable, json: Option<&str>| {
+            db.execute("UPDATE device SET reported = ?1", [json]).unwrap();
+            assert_eq!(compare(table, &mut before, &sender), Ok(true));
+            ready.try_recv().ok().map(|(_, payload)| String::from_utf8(payload).unwrap())
+        };
+        assert_eq!(reports(&table, Some(r#"{"version": 3}"#)), None, "nothing is desired");
+        table.set(&device, Default::default(), 0).unwrap();
+        let desired = Some(r#"{"config":{},"version":4}"#.to_owned());
+        for (json, sent) in [
+            (Some(r#"{"version": 4, "state": "trial"}"#), false),
+            (Some(r#"{"version": 99, "state": "kept"}"#), true),
+            (Some(r#"{"version": 99, "state": "kept", "why": []}"#), false),
+            (Some(r#"{"version": null, "state": "refused"}"#), true),
+            (Some(r#"{"version": 4, "state": "kept"}"#), false),
+            (Some(r#"{"version": 99}"#), true),
+            (None, false),
+            (Some("[1]"), true),
+            (Some("{"), false),
+        ] {
+            assert_eq!(reports(&table, json), desired.clone().filter(|_| sent), "{json:?}");
+        }
     }
 }
