@@ -268,10 +268,13 @@ impl Config {
     /// # Errors
     /// All that is wrong with both together, and what may not be set from afar.
     pub fn overlaid(&self, desired: &Desired) -> Result<Config, ConfigErrors> {
-        let overlaid = desired.table().and_then(|table| {
-            read::config(self.local.clone(), Some(table)).map_err(ConfigErrors::into_errors)
-        });
-        overlaid.map_err(|errors| ConfigErrors::new(errors).in_file(Path::new(desired::NAME)))
+        let (table, mut errors) = desired.table();
+        match read::config(self.local.clone(), Some(table)) {
+            Ok(config) if errors.is_empty() => return Ok(config),
+            Ok(_) => {}
+            Err(others) => errors.extend(others.into_errors()),
+        }
+        Err(ConfigErrors::new(errors).in_file(Path::new(desired::NAME)))
     }
 
     /// Checks that the files which the configuration names can be read: CA, certificate,

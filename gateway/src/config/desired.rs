@@ -68,11 +68,10 @@ impl Desired {
         Ok(Desired { version: Some(version), config })
     }
 
-    /// Its sections as the file would have them.
-    pub(super) fn table(&self) -> Result<Table, Vec<ConfigError>> {
+    /// Its sections as the file would have them, without what is no value there, and that.
+    pub(super) fn table(&self) -> (Table, Vec<ConfigError>) {
         let mut errors = Vec::new();
-        let table = table(&self.config, "", &mut errors);
-        if errors.is_empty() { Ok(table) } else { Err(errors) }
+        (table(&self.config, "", &mut errors), errors)
     }
 }
 

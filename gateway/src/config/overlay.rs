@@ -149,7 +149,8 @@ mod tests {
     fn every_mistake_is_told_at_once_with_its_place() {
         let desired = r#"{"port": [{"name": "room", "path": "/dev/a", "baud": "fast", "parity": "even"}],
             "publish": {"publish_interval": "2 days"}, "device": {"id": "pi-2"}, "broker": {"host": "evil"},
-            "outbox": {"path": "/tmp/x"}, "commands": {"allow": ["restart"]}, "prots": []}"#;
+            "outbox": {"path": "/tmp/x"}, "commands": {"allow": ["restart"]}, "prots": [],
+            "system": {"interval": null}, "alert": [null]}"#;
         let errors = over(&local("", &[]), desired).unwrap_err().join("\n");
         for said in [
             "port.room.baud = \"fast\": write a whole number",
@@ -160,6 +161,8 @@ mod tests {
             "outbox.path: it cannot be set from afar",
             "commands: this gateway lets nobody",
             "prots: this gateway lets nobody",
+            "system.interval: null is no value",
+            "alert[1]: null is no value",
         ] {
             assert!(errors.contains(said), "{said:?} is not in:\n{errors}");
         }
