@@ -90,8 +90,8 @@ pub struct Engine {
     /// When the streams of a kind got on last: an alert that storage takes, such as the one that
     /// no readings get through, is no progress of readings.
     last_progress: [Duration; 2],
-    /// When a sync ack moved `acked` on last.
-    last_ack: Option<Duration>,
+    /// When a sync ack moved the streams of a kind on last.
+    last_ack: [Option<Duration>; 2],
     /// The time at the bridge, as it was last told.
     cloud_time: Option<CloudTime>,
     /// Readings stay until then.
@@ -143,7 +143,7 @@ impl Engine {
             last_hello: None,
             flush_at: Duration::ZERO,
             last_progress: [Duration::ZERO; 2],
-            last_ack: None,
+            last_ack: [None; 2],
             cloud_time: None,
             paused_until: None,
             notices: VecDeque::new(),
@@ -329,7 +329,7 @@ impl Engine {
                 }
             } else if flow.handle_sync_ack(now, ack.hi) {
                 self.last_progress[flow.key.stream as usize] = now;
-                self.last_ack = Some(now);
+                self.last_ack[flow.key.stream as usize] = Some(now);
             }
         }
     }

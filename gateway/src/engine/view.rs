@@ -36,9 +36,10 @@ impl Engine {
         flows.map(|flow| flow.last - flow.acked).sum()
     }
 
-    /// Whether storage has acknowledged something since then, or there is nothing that it could.
+    /// Whether storage has acknowledged something since then of each kind that waits.
     pub fn is_acked_since(&self, then: Duration) -> bool {
-        self.last_ack.is_some_and(|at| at >= then) || self.no_progress_since().is_none()
+        let is_acked = |stream: Stream| self.last_ack[stream as usize].is_some_and(|at| at >= then);
+        [Stream::Events, Stream::Readings].into_iter().all(|it| !self.waits(it) || is_acked(it))
     }
 
     /// Whether somebody has asked for readings to stay.
@@ -46,15 +47,15 @@ impl Engine {
         self.paused_until.is_some()
     }
 
+    fn waits(&self, stream: Stream) -> bool {
+        let by_request = stream == Stream::Readings && self.is_paused();
+        !by_request && self.waiting_of(stream) > 0
+    }
+
     /// Since when readings, or events, wait without any progress.
     pub fn no_progress_since(&self) -> Option<Duration> {
         let waiting = [Stream::Events, Stream::Readings].into_iter();
-        let waits = |stream: &Stream| match stream {
-            // By request.
-            Stream::Readings if self.paused_until.is_some() => false,
-            stream => self.waiting_of(*stream) > 0,
-        };
-        let waiting = waiting.filter(waits);
+        let waiting = waiting.filter(|stream| self.waits(*stream));
         waiting.map(|stream| self.last_progress[stream as usize]).min()
     }
 

@@ -122,3 +122,21 @@ fn a_stream_in_trouble_keeps_its_small_batches_and_grows_to_the_new_size() {
     bench.engine.change_settings(secs(2_000), Duration::from_secs(1), 1);
     assert_eq!(bench.engine.flows[0].rows_max, 1, "never more than the new size");
 }
+
+#[test]
+fn what_waits_is_acked_by_acks_of_its_own_kind_only() {
+    let mut bench = Bench::new(vec![]);
+    bench.connect(secs(0));
+    assert!(bench.engine.is_acked_since(secs(1)), "nothing waits");
+    bench.engine.handle_appended(secs(1), readings(9), 5);
+    bench.engine.handle_appended(secs(1), events(9), 1);
+    bench.send_all(secs(2));
+    assert!(!bench.engine.is_acked_since(secs(1)));
+    bench.sync_ack(secs(3), events(9), 1, 1);
+    assert!(!bench.engine.is_acked_since(secs(1)), "an alert is no reading");
+    bench.sync_ack(secs(4), readings(9), 1, 2);
+    assert!(bench.engine.is_acked_since(secs(1)), "it gets on, though more waits");
+    assert!(!bench.engine.is_acked_since(secs(5)));
+    bench.engine.pause_readings(secs(5), Some(secs(60)));
+    assert!(bench.engine.is_acked_since(secs(5)), "they wait by request");
+}
