@@ -8,6 +8,7 @@ mod answers;
 mod captures;
 mod commands;
 mod library;
+mod once;
 mod path;
 
 use std::path::Path;

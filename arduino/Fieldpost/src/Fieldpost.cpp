@@ -90,7 +90,11 @@ long Fieldpost::number(const char *args, const char *name, long otherwise) {
     size_t length = strlen(name);
     while (*args) {
         if (strncmp(args, name, length) == 0 && args[length] == '=') return atol(args + length + 1);
-        args += strcspn(args, " ");
+        // A text in quotes may hold blanks, and behind them what looks like a value.
+        for (bool quoted = false; *args && (quoted || *args != ' '); args++) {
+            if (*args == '"') quoted = !quoted;
+            if (*args == '\\' && args[1]) args++;
+        }
         args += strspn(args, " ");
     }
     return otherwise;

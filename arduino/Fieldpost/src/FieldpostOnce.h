@@ -21,14 +21,16 @@ public:
 
 protected:
     void perform(Handler handler, const char *name, const char *args) override {
-        // >0 last no=42: what became of an earlier one.
+        // >71839 last no=42: what became of an earlier one.
         bool asked = strcmp(name, "last") == 0;
         uint8_t state = stateOf(asked ? number(args, "no", 0) : id);
         if (!asked && state == UNKNOWN) {
-            begin();
+            uint8_t slot = begin();
+            // What nobody remembers might be done twice.
+            if (slot == SLOTS) return err(F("the EEPROM is worn out"));
             handler(name, args);
             if (answered == NONE) err(F("not known"));
-            EEPROM.update(at(find(id)) + 5, answered == OK ? DONE : FAILED);
+            EEPROM.update(at(slot) + 5, answered == OK ? DONE : FAILED);
         } else if (asked || state == DONE) {
             ok();
             print(' ');
@@ -60,7 +62,8 @@ private:
         return state == DONE || state == FAILED ? state : (uint8_t)BEGUN;
     }
 
-    void begin() {
+    // Writes down that it begins; returns where, or SLOTS if no slot keeps it.
+    uint8_t begin() {
         uint8_t newest = 0, turn = 0;
         bool any = false;
         for (uint8_t slot = 0; slot < SLOTS; slot++) {
@@ -71,14 +74,19 @@ private:
             turn = its;
             any = true;
         }
-        uint8_t slot = (newest + 1) % SLOTS;
         turn++;
-        // Not valid until it is whole.
-        EEPROM.update(at(slot) + 6, ~check(slot));
-        for (uint8_t byte = 0; byte < 4; byte++) EEPROM.update(at(slot) + byte, id >> (8 * byte));
-        EEPROM.update(at(slot) + 4, turn);
-        EEPROM.update(at(slot) + 5, BEGUN);
-        EEPROM.update(at(slot) + 6, check(slot));
+        for (uint8_t further = 1; further <= SLOTS; further++) {
+            uint8_t slot = (newest + further) % SLOTS;
+            // Not valid until it is whole, and should it look so before, by chance, then begun.
+            EEPROM.update(at(slot) + 6, ~check(slot));
+            EEPROM.update(at(slot) + 5, BEGUN);
+            for (uint8_t byte = 0; byte < 4; byte++) EEPROM.update(at(slot) + byte, id >> (8 * byte));
+            EEPROM.update(at(slot) + 4, turn);
+            bool kept = idOf(slot) == id && EEPROM.read(at(slot) + 4) == turn && EEPROM.read(at(slot) + 5) == BEGUN;
+            EEPROM.update(at(slot) + 6, kept ? check(slot) : ~check(slot));
+            if (kept && valid(slot)) return slot;
+        }
+        return SLOTS;
     }
 
     int at(uint8_t slot) { return address + 7 * slot; }
@@ -91,11 +99,15 @@ private:
 
     bool valid(uint8_t slot) { return EEPROM.read(at(slot) + 6) == check(slot); }
 
+    uint32_t idOf(uint8_t slot) {
+        uint32_t its = 0;
+        for (uint8_t byte = 0; byte < 4; byte++) its |= (uint32_t)EEPROM.read(at(slot) + byte) << (8 * byte);
+        return its;
+    }
+
     uint8_t find(uint32_t id) {
         for (uint8_t slot = 0; slot < SLOTS; slot++) {
-            uint32_t its = 0;
-            for (uint8_t byte = 0; byte < 4; byte++) its |= (uint32_t)EEPROM.read(at(slot) + byte) << (8 * byte);
-            if (its == id && valid(slot)) return slot;
+            if (idOf(slot) == id && valid(slot)) return slot;
         }
         return SLOTS;
     }

@@ -1,0 +1,127 @@
+//! What becomes of a command whose answer does not come.
+
+use super::*;
+use crate::serial::Talk;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The next line that the board gets.
+async fn next(talk: &mut Talk) -> (u32, String) {
+    talk.filled().await;
+    talk.take();
+    let line = String::from_utf8(talk.unwritten().to_vec()).unwrap();
+    talk.wrote(line.len());
+    let (no, text) = line.trim_start().strip_prefix('>').unwrap().split_once(' ').unwrap();
+    (no.parse().unwrap(), text.split_once('*').unwrap().0.to_owned())
+}
+
+async fn say_nothing(talk: &mut Talk) {
+    talk.silence().await;
+    talk.end(Reply::Silent);
+}
+
+fn says(talk: &mut Talk, id: u32, text: &str) -> bool {
+    talk.answered(Answer { id, ok: true, text: text.to_owned() })
+}
+
+fn board() -> (Board, Talk) {
+    let board = Board::new("fruiting".into());
+    let talk = board.talk_awake();
+    (board, talk)
+}
+
+fn nobody_knows() -> Ending {
+    Ending::because(CommandOutcome::Unknown, "nobody knows")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_about_one_command_says_nothing_about_the_next() {
+    let (board, mut talk) = board();
+    let person = async {
+        let first = run(&board, 42, "led on=1", TIMEOUT).await;
+        (first.outcome, run(&board, 43, "led on=0", TIMEOUT).await.outcome)
+    };
+    let busy = async {
+        assert_eq!(next(&mut talk).await, (42, "led on=1".to_owned()));
+        say_nothing(&mut talk).await;
+        let mut late = Vec::new();
+        for _ in 0..2 {
+            let (no, text) = next(&mut talk).await;
+            assert_eq!(text, "last no=42");
+            late.push(no);
+            say_nothing(&mut talk).await;
+        }
+        assert_eq!(next(&mut talk).await, (43, "led on=0".to_owned()));
+        say_nothing(&mut talk).await;
+        // It has done the first, and has not yet read the second.
+        let (no, text) = next(&mut talk).await;
+        assert_eq!(text, "last no=43");
+        for late in late {
+            assert!(!says(&mut talk, late, "ok ok"), "this was about 42");
+        }
+        assert!(says(&mut talk, no, "none"));
+    };
+    let ((first, second), ()) = tokio::join!(person, busy);
+    assert_eq!((first, second), (CommandOutcome::TimedOut, CommandOutcome::Rejected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_late_counts_while_the_board_is_asked_about_it() {
+    for (ok, outcome) in [(true, CommandOutcome::Succeeded), (false, CommandOutcome::Failed)] {
+        let (board, mut talk) = board();
+        let person = run(&board, 42, "led on=1", TIMEOUT);
+        let slow = async {
+            next(&mut talk).await;
+            say_nothing(&mut talk).await;
+            assert_eq!(next(&mut talk).await.1, "last no=42");
+            assert!(talk.answered(Answer { id: 42, ok, text: "on=1".to_owned() }));
+        };
+        assert_eq!(tokio::join!(person, slow).0.outcome, outcome);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_a_start_has_swallowed_is_asked_again() {
+    let (board, mut talk) = board();
+    let person = recall(&board, 42, nobody_knows());
+    let starting = async {
+        next(&mut talk).await;
+        talk.end(Reply::Gone("the board has restarted".to_owned()));
+        next(&mut talk).await;
+        say_nothing(&mut talk).await;
+        // The cable is pulled, and is back.
+        next(&mut talk).await;
+        drop(talk);
+        let mut talk = board.talk_awake();
+        let (no, text) = next(&mut talk).await;
+        assert_eq!(text, "last no=42");
+        assert!(says(&mut talk, no, "ok ok"));
+    };
+    assert_eq!(tokio::join!(person, starting).0.outcome, CommandOutcome::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_board_that_cannot_tell_is_not_asked_for_ever() {
+    // One that keeps nothing says so at once.
+    let (board, mut talk) = board();
+    let plain = async {
+        let (no, _) = next(&mut talk).await;
+        assert!(talk.answered(Answer { id: no, ok: false, text: "not known".to_owned() }));
+    };
+    let (ending, ()) = tokio::join!(recall(&board, 42, nobody_knows()), plain);
+    assert_eq!(ending, nobody_knows());
+    // One that has stopped says nothing, one that is away neither.
+    let stopped = async {
+        loop {
+            next(&mut talk).await;
+            say_nothing(&mut talk).await;
+        }
+    };
+    let begun = Instant::now();
+    tokio::select! {
+        ending = recall(&board, 42, nobody_knows()) => assert_eq!(ending, nobody_knows()),
+        () = stopped => {}
+    }
+    assert_eq!(begun.elapsed().as_secs(), RECALL_GONE.as_secs());
+    assert_eq!(recall(&board, 42, nobody_knows()).await, nobody_knows());
+}
