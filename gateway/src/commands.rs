@@ -38,13 +38,13 @@ pub(crate) struct Done {
     /// How.
     pub(crate) ending: Ending,
     /// The board that is free again.
-    port: Option<Arc<str>>,
+    board: Option<Board>,
 }
 
 impl Done {
     /// Of one that the gateway itself has done.
     pub(crate) fn by_gateway(id: CommandId, ending: Ending) -> Done {
-        Done { id, ending, port: None }
+        Done { id, ending, board: None }
     }
 }
 
@@ -74,13 +74,14 @@ pub(crate) fn rest(
 #[derive(Debug)]
 struct Way {
     board: Board,
-    busy: bool,
+    /// Commands under way on it: one, or what several starts have left.
+    busy: usize,
     queue: VecDeque<Command>,
 }
 
 impl Way {
     fn new(board: Board) -> Way {
-        Way { board, busy: false, queue: VecDeque::new() }
+        Way { board, busy: 0, queue: VecDeque::new() }
     }
 }
 
@@ -114,6 +115,11 @@ impl Desk {
         let mut before = std::mem::take(&mut self.ways);
         for board in boards {
             let mut way = before.remove(&board.port).unwrap_or_else(|| Way::new(board.clone()));
+            // What the port before it has not ended yet, this one does not wait for.
+            if !way.board.is(&board) {
+                way.busy = 0;
+                self.queue.append(&mut way.queue);
+            }
             way.board = board;
             self.ways.insert(way.board.port.clone(), way);
         }
@@ -147,7 +153,7 @@ impl Desk {
     pub(crate) fn next(&mut self) -> Option<Command> {
         while let Some(command) = self.queue.pop_front() {
             match Self::way(&self.allowed, &mut self.ways, &command.name) {
-                Some(way) if way.busy => way.queue.push_back(command),
+                Some(way) if way.busy > 0 => way.queue.push_back(command),
                 _ => return Some(command),
             }
         }
@@ -238,8 +244,9 @@ impl Desk {
 
     /// A board is free again.
     pub(crate) fn free(&mut self, done: &Done) {
-        if let Some(way) = done.port.as_ref().and_then(|port| self.ways.get_mut(port)) {
-            way.busy = false;
+        let Some(board) = &done.board else { return };
+        if let Some(way) = self.ways.get_mut(&board.port).filter(|way| way.board.is(board)) {
+            way.busy = way.busy.saturating_sub(1);
             self.queue.append(&mut way.queue);
         }
     }
@@ -262,13 +269,13 @@ impl Desk {
         ask: impl FnOnce(Board) -> F,
     ) -> bool {
         let Some(way) = Self::way(&self.allowed, &mut self.ways, name) else { return false };
-        way.busy = true;
-        let (port, done) = (way.board.port.clone(), self.done.clone());
-        let asked = ask(way.board.clone());
+        way.busy += 1;
+        let (board, done) = (way.board.clone(), self.done.clone());
+        let asked = ask(board.clone());
         tokio::spawn(async move {
             let ending = asked.await;
             // The driver may have ended: then the next start asks the board.
-            let _ = done.send(Done { id, ending, port: Some(port) }).await;
+            let _ = done.send(Done { id, ending, board: Some(board) }).await;
         });
         true
     }

@@ -40,6 +40,8 @@ pub use rules::{Rule, Rules};
 pub(crate) use settings::BAUD_DEFAULT;
 pub use settings::{Checksum, Place, PortConfig};
 pub(crate) use site::hints;
+#[cfg(test)]
+pub(crate) use talk::Talk;
 pub use talk::{Board, Reply};
 pub use trailer::crc16;
 pub use window::{Aggregate, Averaging};

@@ -18,6 +18,7 @@ on_each_broker! {
     a_gateway_that_is_killed_before_the_answer_learns_it_from_the_board,
     a_gateway_that_is_killed_before_it_writes_learns_that_nothing_was_done,
     a_board_that_is_reset_in_the_middle_doses_no_second_time,
+    a_board_that_each_opening_resets_still_tells_what_became_of_a_command,
 }
 
 const COMMAND: &str = "[[command]]
@@ -110,6 +111,16 @@ impl Bench {
         point: &str,
         act: impl FnOnce(&mut Bench) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        self.ended_at(point, act)?;
+        self.rig.world.start_gateway()
+    }
+
+    /// ... and does not.
+    fn ended_at(
+        &mut self,
+        point: &str,
+        act: impl FnOnce(&mut Bench) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         self.rig.world.stop_gateway()?;
         self.rig.world.environment = vec![("gateway", "FAIL_POINT_KILL", format!("{point}:1"))];
         self.rig.world.start_gateway()?;
@@ -118,7 +129,11 @@ impl Bench {
         wait_until("its end", SOON, || Ok(self.rig.world.ended()?.is_some()))?;
         self.rig.world.gateway = None;
         self.rig.world.environment.clear();
-        self.rig.world.start_gateway()
+        Ok(())
+    }
+
+    fn resets(&self) -> usize {
+        self.board.told().iter().filter(|told| **told == Told::Reset).count()
     }
 }
 
@@ -184,5 +199,32 @@ fn a_board_that_is_reset_in_the_middle_doses_no_second_time(broker: Broker) -> a
     assert_eq!(bench.doses()?, 1);
     bench.dose("r2", 10)?;
     assert_eq!(bench.wait("r2", "succeeded")?, "{\"doses\":2}");
+    Ok(())
+}
+
+fn a_board_that_each_opening_resets_still_tells_what_became_of_a_command(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut bench = Bench::new(broker)?;
+    bench.board.reset_on_open()?;
+    // Before it has heard the answer, and after the board has given it.
+    bench.ended_at("command.written", |bench| bench.dose("u1", 10))?;
+    bench.board.wait_told("its answer", |told| {
+        told.iter().any(|told| matches!(told, Told::Sent(line) if line.contains(" ok doses=1 ")))
+    })?;
+    let resets = bench.resets();
+    bench.rig.world.start_gateway()?;
+    bench.wait("u1", "succeeded")?;
+    assert!(bench.resets() > resets, "opening its port has reset it");
+    // Before it has written.
+    bench.killed_at("command.taken", |bench| bench.dose("u2", 10))?;
+    let said = bench.wait("u2", "rejected")?;
+    assert!(said.contains("it never came; it did not run"), "{said}");
+    assert_eq!(bench.doses()?, 1);
+    // Just opened: it waits until the board has started.
+    bench.rig.world.stop_gateway()?;
+    bench.rig.world.start_gateway()?;
+    bench.dose("u3", 10)?;
+    assert_eq!(bench.wait("u3", "succeeded")?, "{\"doses\":2}");
     Ok(())
 }

@@ -65,7 +65,7 @@ impl Account {
                 }
                 Told::Lost(_) if was_reset => account.lost_reset += 1,
                 Told::Lost(_) => account.lost_unplugged += 1,
-                Told::Plugged | Told::Unplugged | Told::Reset | Told::Stopped => {}
+                Told::Plugged | Told::Unplugged | Told::Reset | Told::Stopped | Told::Wired => {}
             }
             was_reset = *told == Told::Reset;
         }

@@ -34,6 +34,8 @@ pub enum Told {
     Reset,
     /// It has no current any more; its port is open.
     Stopped,
+    /// Opening its port resets it.
+    Wired,
 }
 
 /// A board that runs. It ends with this.
@@ -123,6 +125,14 @@ impl AvrBoard {
         self.order("stop", Told::Stopped)
     }
 
+    /// From now on each opening of its port resets it, as an Uno's DTR does.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn reset_on_open(&mut self) -> anyhow::Result<()> {
+        self.order("wire", Told::Wired)
+    }
+
     fn order(&mut self, order: &str, then: Told) -> anyhow::Result<()> {
         let count = |told: &[Told]| told.iter().filter(|one| **one == then).count();
         let before = count(&self.told());
@@ -151,6 +161,7 @@ fn parse(line: &str) -> Option<Told> {
         ("unplugged", _) => Some(Told::Unplugged),
         ("reset", _) => Some(Told::Reset),
         ("stopped", _) => Some(Told::Stopped),
+        ("wired", _) => Some(Told::Wired),
         _ => None,
     }
 }

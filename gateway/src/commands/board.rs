@@ -3,20 +3,23 @@
 //!
 //! ```text
 //! >42 led on=1        @42 ok on=1
-//! >0 last no=42       @0 ok ok | err | begun | none     from a board that remembers
+//! >71839 last no=42   @71839 ok ok | err | begun | none     from a board that remembers
 //! ```
 
 use std::time::Duration;
 
 use fieldpost_protocol::{CommandOutcome, Metrics};
+use tokio::time::Instant;
 
 use crate::outbox::Ending;
 use crate::serial::{Answer, Board, Reply};
 
 /// A board that has restarted runs its setup first.
 const RECALL_ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// A port that is away may come back.
-const RECALL_SENT_WITHIN: Duration = Duration::from_secs(30);
+/// A board that says nothing may still be at it.
+const RECALL_SILENT: Duration = Duration::from_secs(10);
+/// A board that has restarted, or whose port is away, may come back.
+const RECALL_GONE: Duration = Duration::from_secs(30);
 /// What the board has printed about its answer, bytes.
 const DETAIL_BYTES_MAX: usize = 4_096;
 
@@ -37,12 +40,14 @@ pub(super) async fn run(
             Ending::because(CommandOutcome::Expired, why)
         }
         Reply::Unsent => {
-            let why = format!("port {port} was not open; it did not run");
+            let why =
+                format!("port {port} was not open, or its board was starting; it did not run");
             Ending::because(CommandOutcome::Rejected, why)
         }
         Reply::Silent => {
             let why = format!("the board on port {port} gave no answer within {within:?}");
-            recall(board, no, Ending::because(CommandOutcome::TimedOut, why)).await
+            recall_within(RECALL_SILENT, board, no, Ending::because(CommandOutcome::TimedOut, why))
+                .await
         }
         Reply::Gone(why) => {
             let why = format!("before the board on port {port} could answer: {why}");
@@ -53,23 +58,46 @@ pub(super) async fn run(
 
 /// Asks the board what became of a command; where it cannot tell, it is as it was.
 pub(super) async fn recall(board: &Board, no: u32, otherwise: Ending) -> Ending {
-    let question = format!("last no={no}");
-    let asked = board.ask(0, &question, RECALL_SENT_WITHIN, RECALL_ANSWER_WITHIN);
-    let Reply::Answered(Answer { ok: true, text, .. }) = asked.await else { return otherwise };
+    recall_within(RECALL_GONE, board, no, otherwise).await
+}
+
+/// ... again and again: a question does nothing, and is lost on a board that is about to start.
+#[allow(clippy::disallowed_methods, reason = "a driver: it counts how long it asks")]
+async fn recall_within(within: Duration, board: &Board, no: u32, otherwise: Ending) -> Ending {
+    let begun = Instant::now();
+    let mut until = begun + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return otherwise;
+        }
+        match board.ask_about(no, left, RECALL_ANSWER_WITHIN).await {
+            Reply::Answered(answer) if answer.id == no => return answered(answer),
+            Reply::Answered(answer) => return remembered(no, answer).unwrap_or(otherwise),
+            Reply::Unsent => return otherwise,
+            Reply::Silent => {}
+            Reply::Gone(_) => until = begun + RECALL_GONE,
+        }
+    }
+}
+
+/// What the board says that it knows of the command; `None`: it keeps nothing.
+fn remembered(no: u32, answer: Answer) -> Option<Ending> {
+    let Answer { ok: true, text, .. } = answer else { return None };
     let (word, rest) = text.split_once(' ').unwrap_or((text.as_str(), ""));
-    let remembered = |ok| answered(Answer { id: no, ok, text: rest.to_owned() });
+    let was = |ok| Some(answered(Answer { id: no, ok, text: rest.to_owned() }));
     match word {
-        "ok" => remembered(true),
-        "err" => remembered(false),
+        "ok" => was(true),
+        "err" => was(false),
         "none" => {
             let why = "the board says that it never came; it did not run";
-            Ending::because(CommandOutcome::Rejected, why)
+            Some(Ending::because(CommandOutcome::Rejected, why))
         }
         "begun" => {
             let why = "the board says that it began, and restarted before it was done";
-            Ending::because(CommandOutcome::Unknown, why)
+            Some(Ending::because(CommandOutcome::Unknown, why))
         }
-        _ => otherwise,
+        _ => None,
     }
 }
 
@@ -84,3 +112,6 @@ fn answered(answer: Answer) -> Ending {
     let detail = if text.is_empty() { None } else { Some(text) };
     Ending { outcome, detail, result: Metrics::default() }
 }
+
+#[cfg(test)]
+mod tests;

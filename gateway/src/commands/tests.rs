@@ -33,7 +33,7 @@ fn what_is_in_doubt_is_taken_out_of_every_queue_and_refused_until_it_is_settled(
     // Under its id, wherever it waits: for the time, for a board that is busy, to be judged.
     desk.hold(led("a", 2));
     desk.hold(led("c", 1));
-    desk.ways.values_mut().for_each(|way| way.busy = true);
+    desk.ways.values_mut().for_each(|way| way.busy = 1);
     assert!(desk.put(led("a", 3)) && desk.put(b.clone()));
     assert_eq!(all(&mut desk), [], "the board is busy");
     assert!(desk.put(led("a", 4)));
@@ -41,8 +41,8 @@ fn what_is_in_doubt_is_taken_out_of_every_queue_and_refused_until_it_is_settled(
     desk.doubt(a.clone());
     assert_eq!(desk.doubtful(), Some(&a));
     assert!(desk.put(a.clone()) && desk.put(led("a", 5)), "passed over, and no reason to complain");
-    let done = Done { port: Some("fruiting".into()), ..Done::by_gateway(id("z"), ended()) };
-    desk.free(&done);
+    let board = desk.ways.values().next().map(|way| way.board.clone());
+    desk.free(&Done { board, ..Done::by_gateway(id("z"), ended()) });
     desk.judge_held();
     assert_eq!(all(&mut desk), [b, led("c", 1)]);
     assert_eq!(desk.doubtful(), Some(&a), "until somebody has recorded that it did not run");
@@ -99,6 +99,41 @@ async fn what_nobody_can_do_any_more_has_ended() {
     let Begun::Not(ending) = begun else { panic!("{begun:?}") };
     assert_eq!(ending.outcome, CommandOutcome::Rejected);
     assert!(ending.detail.unwrap().contains("no port fruiting any more"));
+}
+
+#[tokio::test]
+async fn a_board_is_free_when_all_that_it_was_asked_is_done_and_not_by_what_its_port_was_before() {
+    let (mut desk, _ends) = desk();
+    let of = |desk: &Desk| desk.ways.values().next().map(|way| way.board.clone());
+    let done = |board| Done { board, ..Done::by_gateway(id("z"), ended()) };
+    let left = |text| Left { id: id(text), name: "led".to_owned(), no: 7, strict: false };
+    desk.recall(left("x"));
+    desk.recall(left("y"));
+    assert!(desk.put(led("a", 1)));
+    assert_eq!(all(&mut desk), [], "two questions are under way");
+    desk.free(&done(of(&desk)));
+    assert_eq!(all(&mut desk), [], "one is");
+    desk.free(&done(of(&desk)));
+    assert_eq!(all(&mut desk), [led("a", 1)]);
+
+    // The port goes while a command runs, and comes back: what ends then was on the one before.
+    assert_eq!(desk.begin(id("a"), &led("a", 1), 7, None), Begun::ByBoard);
+    let before = of(&desk);
+    let again = vec![Board::new("fruiting".into())];
+    desk.change(desk.allowed().clone(), Vec::new());
+    desk.change(desk.allowed().clone(), again);
+    assert_eq!(desk.begin(id("b"), &led("b", 1), 8, None), Begun::ByBoard);
+    assert!(desk.put(led("c", 1)));
+    desk.free(&done(before));
+    assert_eq!(all(&mut desk), [], "b still runs");
+    desk.free(&done(of(&desk)));
+    assert_eq!(all(&mut desk), [led("c", 1)]);
+    // ... or comes back at once, in one change.
+    assert_eq!(desk.begin(id("c"), &led("c", 1), 9, None), Begun::ByBoard);
+    assert!(desk.put(led("d", 1)));
+    assert_eq!(all(&mut desk), [], "c still runs");
+    desk.change(desk.allowed().clone(), vec![Board::new("fruiting".into())]);
+    assert_eq!(all(&mut desk), [led("d", 1)]);
 }
 
 fn id(text: &str) -> CommandId {

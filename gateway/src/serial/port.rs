@@ -322,6 +322,9 @@ fn hear(decoded: Decoded, boot_ms: i64, outlet: &Outlet, talk: &mut Talk) {
             }
         }
         decoded => {
+            if matches!(decoded, Decoded::Reading { .. } | Decoded::Boot(_) | Decoded::Ignored) {
+                talk.heard();
+            }
             if matches!(decoded, Decoded::Boot(_)) {
                 talk.end(Reply::Gone("the board has restarted".to_owned()));
             }

@@ -9,15 +9,23 @@
 //!
 //! A line is taken out of its slot either by the port, which then writes it, or by whoever has put it
 //! there: so what is `Unsent` never reaches a board.
+//!
+//! Opening a port resets many a board, and its bootloader swallows what comes: a line waits until the
+//! board has said something, or has had time to start.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::crc16;
 use super::format::Answer;
+
+/// How long a board takes to start that says nothing: an Uno's bootloader 1 s, an older one's 2 s.
+const START_MAX: Duration = Duration::from_secs(3);
+/// What a port still held of the time before its opening comes at once, and says nothing about now.
+const STALE_MAX: Duration = Duration::from_millis(500);
 
 /// What became of a line to a board.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +36,7 @@ pub enum Reply {
     Silent,
     /// It was written, at least in part, and then the board was gone, and why.
     Gone(String),
-    /// No byte of it was written: the port was not open.
+    /// No byte of it was written: the port was not open, or its board was about to start.
     Unsent,
 }
 
@@ -36,6 +44,7 @@ pub enum Reply {
 #[derive(Debug)]
 struct Line {
     no: u32,
+    about: Option<u32>,
     text: String,
     answer_within: Duration,
     reply: oneshot::Sender<Reply>,
@@ -43,6 +52,8 @@ struct Line {
 
 #[derive(Debug, Default)]
 struct Slot {
+    /// Held by whoever asks until the reply: so the line in the slot is always theirs.
+    turn: tokio::sync::Mutex<()>,
     line: Mutex<Option<Line>>,
     filled: Notify,
 }
@@ -53,7 +64,7 @@ impl Slot {
     }
 }
 
-/// The way to one board, for whoever sends it commands. One line at a time: ask again after the reply.
+/// The way to one board, for whoever sends it commands. One line at a time, in the order of asking.
 #[derive(Debug, Clone)]
 pub struct Board {
     /// The port's name.
@@ -66,6 +77,11 @@ impl Board {
         Board { port, slot: Arc::default() }
     }
 
+    /// Whether this is the same opening of the same port: one that went and came again is another.
+    pub(crate) fn is(&self, other: &Board) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot)
+    }
+
     /// Sends `>no text`, with its checksum, once the port is open, and waits for the answer.
     pub async fn ask(
         &self,
@@ -74,19 +90,63 @@ impl Board {
         sent_within: Duration,
         answer_within: Duration,
     ) -> Reply {
+        self.send(no, None, text.to_owned(), sent_within, answer_within).await
+    }
+
+    /// Asks what became of line `no`. Its own answer, should it come only now, is one to this, too.
+    ///
+    /// Each question has a number of its own: the answer to one that nobody waits for any more says
+    /// nothing about another line.
+    pub async fn ask_about(
+        &self,
+        no: u32,
+        sent_within: Duration,
+        answer_within: Duration,
+    ) -> Reply {
+        let mut question = no;
+        while question == no {
+            question = fastrand::u32(1..);
+        }
+        self.send(question, Some(no), format!("last no={no}"), sent_within, answer_within).await
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a line waits")]
+    async fn send(
+        &self,
+        no: u32,
+        about: Option<u32>,
+        text: String,
+        sent_within: Duration,
+        answer_within: Duration,
+    ) -> Reply {
+        let sent_by = Instant::now() + sent_within;
+        let Ok(_turn) = timeout_at(sent_by, self.slot.turn.lock()).await else {
+            return Reply::Unsent;
+        };
         let (reply, mut replied) = oneshot::channel();
-        *self.slot.lock() = Some(Line { no, text: text.to_owned(), answer_within, reply });
+        *self.slot.lock() = Some(Line { no, about, text, answer_within, reply });
         self.slot.filled.notify_one();
         let gone = || Reply::Gone("the port was closed".to_owned());
-        match timeout(sent_within, &mut replied).await {
+        match timeout_at(sent_by, &mut replied).await {
             Ok(reply) => reply.unwrap_or_else(|_| gone()),
             Err(_) if self.slot.lock().take().is_some() => Reply::Unsent,
             Err(_) => replied.await.unwrap_or_else(|_| gone()),
         }
     }
 
+    /// The port's end, from its opening on.
+    #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a board starts")]
     pub(super) fn talk(&self) -> Talk {
-        Talk { slot: self.slot.clone(), asked: None, cut: false }
+        let opened = Instant::now();
+        Talk { slot: self.slot.clone(), opened, awake: false, asked: None, unended: true }
+    }
+
+    /// Of a board that has started long ago.
+    #[cfg(test)]
+    pub(crate) fn talk_awake(&self) -> Talk {
+        let mut talk = self.talk();
+        talk.awake = true;
+        talk
     }
 }
 
@@ -94,6 +154,7 @@ impl Board {
 #[derive(Debug)]
 struct Asked {
     no: u32,
+    about: Option<u32>,
     bytes: Vec<u8>,
     written: usize,
     answer_by: Instant,
@@ -102,51 +163,61 @@ struct Asked {
 
 /// A port's end of the talk, as long as it is open. Dropped, it has hung up.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(crate) struct Talk {
     slot: Arc<Slot>,
+    opened: Instant,
+    /// The board has said something since.
+    awake: bool,
     asked: Option<Asked>,
-    /// The last line was written in part.
-    cut: bool,
+    /// Perhaps the board holds half a line: of whoever had the port before, or the last one.
+    unended: bool,
 }
 
 impl Talk {
     /// Waits until there is a line to take, and none under way.
-    pub(super) async fn filled(&self) {
+    pub(crate) async fn filled(&self) {
         if self.asked.is_some() {
             return std::future::pending().await;
+        }
+        if !self.awake {
+            tokio::time::sleep_until(self.opened + START_MAX).await;
         }
         while self.slot.lock().is_none() {
             self.slot.filled.notified().await;
         }
     }
 
+    /// The board has said something: unless that was before the opening, it runs.
+    pub(crate) fn heard(&mut self) {
+        self.awake |= self.opened.elapsed() >= STALE_MAX;
+    }
+
     /// Takes the line that waits, if it still does: from here on it may reach the board.
     #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long an answer takes")]
-    pub(super) fn take(&mut self) {
+    pub(crate) fn take(&mut self) {
         let Some(line) = self.slot.lock().take() else { return };
-        let Line { no, text, answer_within, reply } = line;
-        // Ends what was written of the line before, should the board have stopped taking it.
-        let before = if std::mem::take(&mut self.cut) { "\n" } else { "" };
+        let Line { no, about, text, answer_within, reply } = line;
+        let before = if std::mem::take(&mut self.unended) { "\n" } else { "" };
         let text = format!(">{no} {text}");
         let bytes = format!("{before}{text}*{:04X}\n", crc16(text.as_bytes())).into_bytes();
         let answer_by = Instant::now() + answer_within;
-        self.asked = Some(Asked { no, bytes, written: 0, answer_by, reply });
+        self.asked = Some(Asked { no, about, bytes, written: 0, answer_by, reply });
     }
 
     /// What is still to be written.
-    pub(super) fn unwritten(&self) -> &[u8] {
+    pub(crate) fn unwritten(&self) -> &[u8] {
         self.asked.as_ref().map_or(&[], |asked| &asked.bytes[asked.written..])
     }
 
     /// So many bytes more were written.
-    pub(super) fn wrote(&mut self, bytes: usize) {
+    pub(crate) fn wrote(&mut self, bytes: usize) {
         if let Some(asked) = &mut self.asked {
             asked.written += bytes;
         }
     }
 
     /// Waits until it is too late for an answer.
-    pub(super) async fn silence(&self) {
+    pub(crate) async fn silence(&self) {
         match &self.asked {
             Some(asked) => tokio::time::sleep_until(asked.answer_by).await,
             None => std::future::pending().await,
@@ -154,17 +225,21 @@ impl Talk {
     }
 
     /// The line under way, if any, came to this.
-    pub(super) fn end(&mut self, reply: Reply) {
+    pub(crate) fn end(&mut self, reply: Reply) {
         if let Some(asked) = self.asked.take() {
-            self.cut |= asked.written < asked.bytes.len();
+            // Without an answer nobody knows what of it the board has.
+            self.unended |= !matches!(reply, Reply::Answered(_));
             // Whoever has asked may be gone.
             let _ = asked.reply.send(reply);
         }
     }
 
     /// Whether an answer was waited for.
-    pub(super) fn answered(&mut self, answer: Answer) -> bool {
-        let is_it = self.asked.as_ref().is_some_and(|asked| asked.no == answer.id);
+    pub(crate) fn answered(&mut self, answer: Answer) -> bool {
+        let is_it = self
+            .asked
+            .as_ref()
+            .is_some_and(|asked| asked.no == answer.id || asked.about == Some(answer.id));
         if is_it {
             self.end(Reply::Answered(answer));
         }
@@ -180,6 +255,8 @@ impl Drop for Talk {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(3_600);
@@ -193,7 +270,7 @@ mod tests {
     async fn a_line_that_no_port_takes_is_unsent_for_ever() {
         let board = Board::new("fruiting".into());
         assert_eq!(board.ask(42, "led on=1", SHORT, LONG).await, Reply::Unsent);
-        let mut talk = board.talk();
+        let mut talk = board.talk_awake();
         assert!(timeout(SHORT, talk.filled()).await.is_err(), "it was taken back");
         talk.take();
         assert!(talk.unwritten().is_empty());
@@ -202,13 +279,13 @@ mod tests {
     #[tokio::test]
     async fn an_answer_belongs_to_the_line_with_its_number() {
         let board = Board::new("fruiting".into());
-        let mut talk = board.talk();
+        let mut talk = board.talk_awake();
         let asked = async { board.ask(42, "led on=1", LONG, LONG).await };
         let port = async {
             talk.filled().await;
             talk.take();
-            assert_eq!(talk.unwritten(), b">42 led on=1*E820\n");
-            talk.wrote(18);
+            assert_eq!(talk.unwritten(), b"\n>42 led on=1*E820\n");
+            talk.wrote(19);
             assert!(talk.unwritten().is_empty());
             assert!(!talk.answered(answer(41)));
             assert!(talk.answered(answer(42)));
@@ -220,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_taken_is_never_unsent() {
         let board = Board::new("fruiting".into());
-        let mut talk = board.talk();
+        let mut talk = board.talk_awake();
         let asked = board.ask(1, "led", LONG, SHORT);
         let port = async {
             talk.filled().await;
@@ -229,7 +306,7 @@ mod tests {
             talk.end(Reply::Silent);
         };
         assert_eq!(tokio::join!(asked, port).0, Reply::Silent);
-        let mut talk = board.talk();
+        let mut talk = board.talk_awake();
         let asked = board.ask(1, "led", LONG, SHORT);
         let port = async {
             talk.filled().await;
@@ -242,7 +319,7 @@ mod tests {
     #[tokio::test]
     async fn half_a_line_is_ended_before_the_next_one() {
         let board = Board::new("fruiting".into());
-        let mut talk = board.talk();
+        let mut talk = board.talk_awake();
         let asked = async {
             board.ask(1, "led", LONG, SHORT).await;
             board.ask(2, "led", LONG, LONG).await
@@ -259,5 +336,56 @@ mod tests {
             talk.end(Reply::Silent);
         };
         tokio::join!(asked, port);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_waits_until_the_board_has_started() {
+        let board = Board::new("fruiting".into());
+        let asked = async { board.ask(42, "led", LONG, LONG).await };
+        let port = async {
+            // The first line: whoever had the port before may have left half of one.
+            for (heard_at_ms, taken_after_ms) in
+                [(None, 3_000), (Some(100), 3_000), (Some(1_200), 1_200)]
+            {
+                let mut talk = board.talk();
+                let opened = talk.opened;
+                if let Some(ms) = heard_at_ms {
+                    let waited = timeout(Duration::from_millis(ms), talk.filled()).await;
+                    assert!(waited.is_err(), "taken within {ms} ms");
+                    talk.heard();
+                }
+                talk.filled().await;
+                let after = opened.elapsed().as_millis();
+                assert_eq!(after, taken_after_ms, "{heard_at_ms:?}");
+            }
+            let mut talk = board.talk_awake();
+            talk.take();
+            assert!(talk.unwritten().starts_with(b"\n>42 led*"));
+        };
+        assert!(matches!(tokio::join!(asked, port).0, Reply::Gone(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_meanwhile_waits_for_a_turn_and_takes_back_only_the_own_line() {
+        let board = Board::new("fruiting".into());
+        let mut talk = board.talk_awake();
+        let first = board.ask(1, "led on=1", SHORT * 2, LONG);
+        let second = async {
+            tokio::task::yield_now().await;
+            board.ask(2, "led on=0", SHORT, LONG).await
+        };
+        let third = async {
+            tokio::task::yield_now().await;
+            board.ask(3, "led on=1", LONG, LONG).await
+        };
+        let port = async {
+            tokio::time::sleep(SHORT * 3).await;
+            talk.filled().await;
+            talk.take();
+            assert!(talk.answered(answer(3)), "only the third still waits");
+        };
+        let replies = tokio::join!(first, second, third, port);
+        assert_eq!((replies.0, replies.1), (Reply::Unsent, Reply::Unsent));
+        assert_eq!(replies.2, Reply::Answered(answer(3)));
     }
 }

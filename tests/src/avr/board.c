@@ -10,7 +10,9 @@
  *     plug                               lost LINE      a byte of it went nowhere
  *     reset    in mid-line               unplugged, plugged, reset, stopped
  *     press    reset at once
- *     stop     between two lines
+ *     stop     between two lines            wired
+ *     wire     from now on each opening of the port resets it (DTR), into a bootloader that
+ *              swallows what comes, as an Uno's does
  *
  * It has a power supply of its own, and goes on while it is unplugged. What it measures at A0 and A1
  * rises by one step with each line. The end of stdin ends it.
@@ -23,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,6 +52,10 @@ static size_t length;
 static int torn;
 static enum { NOTHING, UNPLUG, RESET, STOP } ordered;
 static int stopped;
+/* Tells when somebody opens the port, or -1: nobody asks. */
+static int openings = -1;
+enum { BOOTLOADER_MS = 1500 };
+static int bootloader_ms;
 
 static void fail(const char *what) {
     perror(what);
@@ -133,6 +140,10 @@ static void power_up(const char *path) {
     uart_input = avr_io_getirq(board, AVR_IOCTL_UART_GETIRQ('0'), UART_IRQ_INPUT);
 }
 
+static void watch_openings(void) {
+    if (openings >= 0 && inotify_add_watch(openings, ptsname(master), IN_OPEN) < 0) fail("inotify");
+}
+
 static void plug(void) {
     master = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0) fail("pseudo-terminal");
@@ -141,6 +152,7 @@ static void plug(void) {
     if (far_end < 0 || tcgetattr(far_end, &raw) != 0) fail("pseudo-terminal");
     cfmakeraw(&raw);
     tcsetattr(far_end, TCSANOW, &raw);
+    watch_openings();
     unlink(link_path);
     if (symlink(ptsname(master), link_path) != 0) fail(link_path);
     /* A new cable: nothing of an old line is in it. In mid-line the line is torn all the same. */
@@ -171,6 +183,14 @@ static void reset(void) {
     tell("reset");
 }
 
+/* The edge of DTR. */
+static void reset_when_opened(void) {
+    char events[4096];
+    if (openings < 0 || read(openings, events, sizeof events) <= 0) return;
+    reset();
+    bootloader_ms = BOOTLOADER_MS;
+}
+
 static void obey(void) {
     int in_mid_line = length >= MID_LINE_BYTES && !torn;
     if (ordered == STOP ? length > 0 : master < 0 || !in_mid_line || !is_drained()) return;
@@ -197,6 +217,11 @@ static void take_order(const char *order) {
         ordered = RESET;
     } else if (strcmp(order, "press") == 0) {
         reset();
+    } else if (strcmp(order, "wire") == 0 && openings < 0) {
+        openings = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+        if (openings < 0) fail("inotify");
+        if (master >= 0) watch_openings();
+        tell("wired");
     } else if (strcmp(order, "stop") == 0) {
         ordered = STOP;
     } else if (strcmp(order, "plug") == 0 && master < 0) {
@@ -230,6 +255,11 @@ static void read_port(void) {
     while (uart_takes && master >= 0 && read(master, &byte, 1) == 1) avr_raise_irq(uart_input, (uint8_t)byte);
 }
 
+static void swallow_port(void) {
+    char bytes[64];
+    while (master >= 0 && read(master, bytes, sizeof bytes) > 0) {}
+}
+
 /* Whether the firmware goes on. */
 static int run_until(avr_cycle_count_t cycle) {
     while (board->cycle < cycle) {
@@ -244,7 +274,11 @@ static void behind_a_port(void) {
     clock_gettime(CLOCK_MONOTONIC, &next);
     for (;;) {
         read_orders();
-        if (!stopped) {
+        reset_when_opened();
+        if (bootloader_ms > 0) {
+            bootloader_ms--;
+            swallow_port();
+        } else if (!stopped) {
             read_port();
             if (!run_until(board->cycle + SLICE_CYCLES)) {
                 fprintf(stderr, "the firmware has stopped\n");

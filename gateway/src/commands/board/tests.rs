@@ -38,8 +38,8 @@ fn nobody_knows() -> Ending {
 async fn a_late_answer_about_one_command_says_nothing_about_the_next() {
     let (board, mut talk) = board();
     let person = async {
-        let first = run(&board, 42, "led on=1", TIMEOUT).await;
-        (first.outcome, run(&board, 43, "led on=0", TIMEOUT).await.outcome)
+        let first = run(&board, 42, "led on=1", TIMEOUT, None).await;
+        (first.outcome, run(&board, 43, "led on=0", TIMEOUT, None).await.outcome)
     };
     let busy = async {
         assert_eq!(next(&mut talk).await, (42, "led on=1".to_owned()));
@@ -69,7 +69,7 @@ async fn a_late_answer_about_one_command_says_nothing_about_the_next() {
 async fn an_answer_that_comes_late_counts_while_the_board_is_asked_about_it() {
     for (ok, outcome) in [(true, CommandOutcome::Succeeded), (false, CommandOutcome::Failed)] {
         let (board, mut talk) = board();
-        let person = run(&board, 42, "led on=1", TIMEOUT);
+        let person = run(&board, 42, "led on=1", TIMEOUT, None);
         let slow = async {
             next(&mut talk).await;
             say_nothing(&mut talk).await;
@@ -100,6 +100,7 @@ async fn a_question_that_a_start_has_swallowed_is_asked_again() {
     assert_eq!(tokio::join!(person, starting).0.outcome, CommandOutcome::Succeeded);
 }
 
+#[allow(clippy::disallowed_methods, reason = "the clock is the test's own")]
 #[tokio::test(start_paused = true)]
 async fn a_board_that_cannot_tell_is_not_asked_for_ever() {
     // One that keeps nothing says so at once.
