@@ -40,6 +40,7 @@ pub use rules::{Rule, Rules};
 pub(crate) use settings::BAUD_DEFAULT;
 pub use settings::{Checksum, Place, PortConfig};
 pub(crate) use site::hints;
+pub(crate) use talk::QUESTION;
 #[cfg(test)]
 pub(crate) use talk::Talk;
 pub use talk::{Board, Reply};

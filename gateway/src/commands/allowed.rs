@@ -8,6 +8,9 @@ use fieldpost_protocol::{Metrics, Value};
 
 use super::builtin::Builtin;
 
+/// The longest number of a line to a board, and its checksum: `>4294967295 ` and `*E820`.
+const LINE_BYTES_AROUND: usize = 17;
+
 /// What an argument has to be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
@@ -39,6 +42,8 @@ pub struct BoardCommand {
     pub port: Arc<str>,
     /// How long its answer may take.
     pub timeout: Duration,
+    /// What the board has room for: a line with number and checksum, without its end. Longer: rejected.
+    pub line_bytes_max: usize,
     /// Its arguments, by name.
     pub args: BTreeMap<String, Arg>,
 }
@@ -78,7 +83,17 @@ impl Allowed {
     pub fn check(&self, name: &str, args: &Metrics) -> Result<(), String> {
         match self.callee(name) {
             Some(Callee::Gateway(builtin)) => check(name, args, &builtin.args()),
-            Some(Callee::Board(board)) => check(name, args, &board.args),
+            Some(Callee::Board(board)) => {
+                check(name, args, &board.args)?;
+                let bytes = line(name, args).len() + LINE_BYTES_AROUND;
+                if bytes > board.line_bytes_max {
+                    let max = board.line_bytes_max;
+                    return Err(format!(
+                        "{name} is a line of {bytes} bytes with these arguments; line_bytes_max is {max}"
+                    ));
+                }
+                Ok(())
+            }
             None if name.parse::<Builtin>().is_ok() => Err(format!(
                 "{name} may not be called here: it is not in [commands] allow of the gateway's configuration"
             )),
@@ -186,7 +201,12 @@ mod tests {
             ("note".to_owned(), arg(Kind::Text(8), true)),
             ("dry".to_owned(), arg(Kind::Bool, true)),
         ]);
-        let led = BoardCommand { port: "fruiting".into(), timeout: Duration::from_secs(5), args };
+        let led = BoardCommand {
+            port: "fruiting".into(),
+            timeout: Duration::from_secs(5),
+            line_bytes_max: 64,
+            args,
+        };
         Allowed {
             builtins: BTreeSet::from([Builtin::Ping]),
             boards: BTreeMap::from([("led".to_owned(), led)]),
@@ -219,6 +239,11 @@ mod tests {
             ("led", r#"{"on":1,"level":1.5}"#, "a number from 0 to 1"),
             ("led", r#"{"on":1,"mode":"warp"}"#, "one of slow, fast"),
             ("led", r#"{"on":1,"note":"123456789"}"#, "at most 8 bytes"),
+            (
+                "led",
+                r#"{"on":1,"level":0.1234567890123,"dry":true,"note":"12 34 78"}"#,
+                "line of 69 bytes",
+            ),
             ("led", "{\"on\":1,\"note\":\"a\\nb\"}", "without control characters"),
             ("led", r#"{"on":1,"dry":1}"#, "true or false"),
             ("ping", r#"{"on":1}"#, "ping has no argument on; there are: none"),

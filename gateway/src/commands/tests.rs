@@ -15,6 +15,7 @@ fn desk() -> (Desk, mpsc::Receiver<Done>) {
     let rule = BoardCommand {
         port: "fruiting".into(),
         timeout: Duration::from_secs(5),
+        line_bytes_max: 4_096,
         args: BTreeMap::new(),
     };
     let boards = BTreeMap::from([("led".to_owned(), rule)]);

@@ -13,13 +13,15 @@ use super::read::sub_tables;
 use super::section::{Kind, Overrides, Report, Section, key_text};
 use crate::commands::allowed::{Arg, Kind as ArgKind};
 use crate::commands::{BoardCommand, Builtin};
-use crate::serial::Format;
+use crate::serial::{Format, QUESTION};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Texts that an argument may be one of.
 const TEXTS_MAX: usize = 32;
 /// What a board's line has room for, and a library's buffer.
 const TEXT_BYTES_MAX: usize = 1_024;
+/// As a line from a board.
+const LINE_BYTES_MAX: usize = 4_096;
 
 /// `[commands]`
 pub(super) fn builtins(mut section: Section<'_>) -> BTreeSet<Builtin> {
@@ -49,11 +51,19 @@ pub(super) fn command(
     let port = section.required("port", Kind::Text, next, |text| of_port(text, ports));
     let timeout =
         section.or("timeout", Kind::Text, "5s", duration(Duration::from_millis(100)..=HOUR));
+    let line_bytes_max =
+        section.or("line_bytes_max", Kind::Number, "4096", number(32..=LINE_BYTES_MAX));
     let args = section.table("args");
     if let Some(name) = &name {
         if others.contains_key(name) {
             section
                 .conflict("name", &format!("two commands are named {name:?}; give each its own"));
+        }
+        if name == QUESTION {
+            let why = format!(
+                "{name:?} is how the gateway asks a board what became of a command; choose another"
+            );
+            section.conflict("name", &why);
         }
         if name.parse::<Builtin>().is_ok() {
             section.conflict(
@@ -68,7 +78,7 @@ pub(super) fn command(
     }
     section.finish();
     let args = args_of(path, args, report);
-    Some((name?, BoardCommand { port: port?, timeout, args }))
+    Some((name?, BoardCommand { port: port?, timeout, line_bytes_max, args }))
 }
 
 /// A port whose boards answer.

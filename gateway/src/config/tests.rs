@@ -233,6 +233,21 @@ fn keys_that_do_not_go_together_are_refused() {
 }
 
 #[test]
+fn a_command_is_not_called_as_the_gateway_s_own_question_or_commands() {
+    let port = "[[port]]\nname = \"fruiting\"\npath = \"/dev/x\"\n";
+    let named = |name: &str| format!("{port}[[command]]\nname = {name:?}\nport = \"fruiting\"");
+    let commands = with(&named("lasting")).unwrap().commands;
+    assert_eq!(commands.boards["lasting"].line_bytes_max, 4_096);
+    assert_says(
+        &mistake(&named("last")),
+        &["\"last\" is how the gateway asks a board", "choose another"],
+    );
+    assert_says(&mistake(&named("ping")), &["\"ping\" is a command of the gateway itself"]);
+    let long = format!("{}\nline_bytes_max = 5000", named("led"));
+    assert_says(&mistake(&long), &["line_bytes_max = 5000", "32 to 4096"]);
+}
+
+#[test]
 fn what_cannot_be_announced_to_home_assistant_is_refused() {
     let on = |lines: &str| mistake(&format!("[home_assistant]\nenabled = true\n{lines}"));
     let said = on("[publish]\nlive_interval = \"off\"");

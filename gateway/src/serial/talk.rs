@@ -27,6 +27,9 @@ const START_MAX: Duration = Duration::from_secs(3);
 /// What a port still held of the time before its opening comes at once, and says nothing about now.
 const STALE_MAX: Duration = Duration::from_millis(500);
 
+/// The name of the question what became of a command. No command may be called so.
+pub(crate) const QUESTION: &str = "last";
+
 /// What became of a line to a board.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -107,7 +110,8 @@ impl Board {
         while question == no {
             question = fastrand::u32(1..);
         }
-        self.send(question, Some(no), format!("last no={no}"), sent_within, answer_within).await
+        self.send(question, Some(no), format!("{QUESTION} no={no}"), sent_within, answer_within)
+            .await
     }
 
     #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a line waits")]
