@@ -1,6 +1,9 @@
 //! A command: from the bridge in CBOR, from a person in JSON.
 
+use std::collections::BTreeMap;
+
 use ring::digest::{SHA256, digest};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::cbor::{self, DecodeError};
@@ -84,6 +87,18 @@ fn is_json(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
 }
 
+/// Keys of a command in JSON that nobody reads: misspelt, it may be, and the command less safe than it looks.
+/// None of CBOR, which programs write. At most 8, each of at most 64 characters.
+pub fn unknown_keys(bytes: &[u8]) -> Vec<String> {
+    const KNOWN: [&str; 7] = ["v", "id", "name", "args", "expires", "target", "strict"];
+    if bytes.len() > COMMAND_BYTES_MAX || !is_json(bytes) {
+        return Vec::new();
+    }
+    let keys: BTreeMap<String, IgnoredAny> = serde_json::from_slice(bytes).unwrap_or_default();
+    let unknown = keys.into_keys().filter(|key| !KNOWN.contains(&key.as_str()));
+    unknown.take(8).map(|key| key.chars().take(64).collect()).collect()
+}
+
 /// The id of what is no valid command, so that whoever sent it can be answered.
 pub fn id_of(bytes: &[u8]) -> Option<CommandId> {
     #[derive(Deserialize)]
@@ -140,6 +155,19 @@ mod tests {
         assert_eq!(named.as_ref().map(CommandId::as_str), Some("a1"));
         for nameless in [&b"{\"id\":\"a b\"}"[..], b"{\"id\":7}", b"{", b"", b"\x81"] {
             assert_eq!(id_of(nameless), None);
+        }
+    }
+
+    #[test]
+    fn keys_that_nobody_reads_are_named_and_those_that_are_read_are_known() {
+        let json =
+            br#"{"id":"a","name":"led","arg":{"on":1},"strct":true,"expires":5,"args":{"x":1}}"#;
+        assert_eq!(unknown_keys(json), ["arg", "strct"]);
+        let all = Command { id: "a".parse().ok(), strict: true, ..Command::decode(json).unwrap() };
+        let all = Command { target: Some(Epoch([1; 16])), ..all };
+        assert_eq!(unknown_keys(&serde_json::to_vec(&all).unwrap()), [""; 0]);
+        for other in [&b"{"[..], b"", &all.encode()] {
+            assert_eq!(unknown_keys(other), [""; 0]);
         }
     }
 

@@ -29,7 +29,7 @@ mod value;
 
 pub use body::{BodyError, decode_readings, encode_readings, encode_runs};
 pub use cbor::{DecodeError, version_of};
-pub use command::{Command, id_of};
+pub use command::{Command, id_of, unknown_keys};
 pub use envelope::{Clock, Envelope, EnvelopeError};
 pub use event::{
     AlertState, CommandOutcome, Event, EventKind, OutcomeError, Severity, SeverityError,

@@ -6,6 +6,7 @@ use fieldpost_fail_point::point;
 use fieldpost_mqtt::Qos;
 use fieldpost_protocol::{
     Command, CommandId, CommandOutcome, EventKind, LiveCommandAck, Metrics, Topic, Value, id_of,
+    unknown_keys,
 };
 
 use super::Driver;
@@ -31,6 +32,7 @@ impl Driver {
         }
         let why = match Command::decode(payload) {
             Ok(command) => {
+                self.name_unknown_keys(&command, payload);
                 let full = || "too many commands wait; it has to be sent again".to_owned();
                 return (!self.desk.put(command)).then(full);
             }
@@ -45,6 +47,27 @@ impl Driver {
         };
         self.publish_ack(&ack);
         Some(why)
+    }
+
+    /// Whoever has misspelt `strict` or `args` learns it, and the command runs without.
+    fn name_unknown_keys(&mut self, command: &Command, payload: &[u8]) {
+        let unknown = unknown_keys(payload);
+        if unknown.is_empty() {
+            return;
+        }
+        let name = &command.name;
+        tracing::warn!(id = ?command.id, name, ?unknown, "a command has keys that nobody reads; they are passed over");
+        let known = "known are id, name, args, expires, target, strict and v";
+        let ack = LiveCommandAck {
+            id: command.id.clone(),
+            name: Some(name.clone()),
+            detail: Some(format!(
+                "passed over, since nobody reads them: {}; {known}",
+                unknown.join(", ")
+            )),
+            ..self.live_ack()
+        };
+        self.publish_ack(&ack);
     }
 
     /// Judges what can be judged, and does what may be done.

@@ -87,6 +87,12 @@ fn what_a_person_publishes_does_what_the_contract_says(broker: Broker) -> anyhow
     bench.wait_ledger("v1", "succeeded")?;
     assert_eq!(bench.ledger("v1")?.map(|row| row.1).as_deref(), Some("person"));
 
+    // With a key that nobody reads: it runs without, and whoever sent it is told.
+    bench.say(r#"{"id":"k1","name":"led","args":{"on":1},"strct":true}"#)?;
+    let told = bench.wait_seen("strct; known are")?;
+    assert_eq!((told.id.as_ref().map(|id| id.as_str()), told.outcome), (Some("k1"), None));
+    bench.wait("k1", "succeeded")?;
+
     // Without an id: the bridge gives it one, and it runs.
     bench.say(r#"{"name":"led","args":{"on":0}}"#)?;
     let left = bench.wait_seen("left to the bridge")?;
@@ -122,7 +128,7 @@ fn what_a_person_publishes_does_what_the_contract_says(broker: Broker) -> anyhow
     bench.wait_said("bridge", "command_for_nobody")?;
     assert_eq!(bench.ledger("o1")?, None);
 
-    assert_eq!(bench.rig.ledger.commands(), ["led on=1", "led on=0"]);
+    assert_eq!(bench.rig.ledger.commands(), ["led on=1", "led on=1", "led on=0"]);
     bench.end()
 }
 
