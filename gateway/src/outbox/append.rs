@@ -66,6 +66,15 @@ pub(super) struct Written {
     pub(super) events_last: Seq,
 }
 
+/// Which room events may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// What is left beside the outcomes of commands that run.
+    Ordinary,
+    /// All of it: the outcome of such a command.
+    Outcome,
+}
+
 /// What changes in memory once the transaction has committed.
 struct Outcome {
     epoch_id: Option<i64>,
@@ -88,7 +97,8 @@ impl Outbox {
         events: &[NewEvent],
         now: Now,
     ) -> Result<Appended, AppendError> {
-        let (appended, _) = self.append_with(readings, events, now, |_, _| Ok(()))?;
+        let nothing = |_: &Transaction<'_>, _| Ok(());
+        let (appended, _) = self.append_with(readings, events, Room::Ordinary, now, nothing)?;
         Ok(appended)
     }
 
@@ -98,13 +108,14 @@ impl Outbox {
         &mut self,
         readings: &[Measured],
         events: &[NewEvent],
+        room: Room,
         now: Now,
         record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<T>,
     ) -> Result<(Appended, Option<T>), AppendError> {
         self.check_clock(now);
         let prepared = self.prepare(now).map_err(AppendError::Failed);
         let readings = readings.iter().map(|measured| self.reading(measured)).collect();
-        match prepared.and_then(|()| self.transact(readings, events, record)) {
+        match prepared.and_then(|()| self.transact(readings, events, room, record)) {
             Ok((outcome, recorded)) => Ok((self.apply(outcome), recorded)),
             Err(AppendError::InDoubt(error)) => {
                 self.begin_epoch(now);
@@ -141,6 +152,7 @@ impl Outbox {
         &mut self,
         mut readings: Vec<Reading>,
         events: &[NewEvent],
+        room_of_events: Room,
         record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<T>,
     ) -> Result<(Outcome, Option<T>), AppendError> {
         let given = events.len();
@@ -160,8 +172,8 @@ impl Outbox {
             outcome.appended.refused_full = readings.len();
             readings.clear();
         }
-        let used = self.used_bytes().map_err(AppendError::Failed)?;
-        let events = if used < self.settings.size_bytes_max { events } else { &[] };
+        let fit = self.events_fit(events, room_of_events).map_err(AppendError::Failed)?;
+        let events = if fit { events } else { &[] };
         outcome.appended.readings = readings.len();
         outcome.appended.events = events.len();
         outcome.appended.refused_events = given - events.len();

@@ -21,7 +21,7 @@ use fieldpost_protocol::{
 };
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::append::Written;
+use super::append::{Room, Written};
 use super::{AppendError, NewEvent, Outbox, schema};
 use crate::clock::Now;
 use crate::engine::{Known, Record, Verdict};
@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS stale (
     id TEXT NOT NULL, target BLOB NOT NULL, unix_ms INTEGER,
     event_epoch BLOB NOT NULL, event_seq INTEGER NOT NULL, PRIMARY KEY (id, target)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS command_running ON command (no) WHERE outcome IS NULL;
 CREATE INDEX IF NOT EXISTS command_refused ON command (no) WHERE outcome IN ('rejected', 'expired');
 ";
 
@@ -208,7 +209,7 @@ impl Outbox {
             result: ending.result.to_json(),
             ..row
         };
-        self.tell(row.ack(id), now, |transaction, at| {
+        self.tell_in(Room::Outcome, row.ack(id), now, |transaction, at| {
             point!("outbox.inbox.before_outcome");
             transaction
                 .prepare_cached(
@@ -252,7 +253,8 @@ impl Outbox {
             detail: ending.detail.clone(),
             result: Metrics::default(),
         };
-        self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))
+        let record = |transaction: &Transaction<'_>, at| row.done(transaction, at, &ending);
+        self.tell_in(Room::Outcome, kind, now, record)
     }
 
     /// What processes that have ended had begun.
@@ -304,9 +306,19 @@ impl Outbox {
         now: Now,
         record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<()>,
     ) -> Result<Option<EventKind>, AppendError> {
+        self.tell_in(Room::Ordinary, kind, now, record)
+    }
+
+    fn tell_in(
+        &mut self,
+        room: Room,
+        kind: EventKind,
+        now: Now,
+        record: impl FnOnce(&Transaction<'_>, Written) -> rusqlite::Result<()>,
+    ) -> Result<Option<EventKind>, AppendError> {
         let event = NewEvent { boot_ms: now.boot_ms, kind, rule: None };
         let events = std::slice::from_ref(&event);
-        let (_, recorded) = self.append_with(&[], events, now, record)?;
+        let (_, recorded) = self.append_with(&[], events, room, now, record)?;
         Ok(recorded.map(|()| event.kind))
     }
 

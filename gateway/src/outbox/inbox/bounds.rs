@@ -1,6 +1,9 @@
 //! How much the inbox may hold, and the room that the outcomes of commands have.
 
-use super::super::Outbox;
+use fieldpost_protocol::Event;
+
+use super::super::append::Room;
+use super::super::{NewEvent, Outbox};
 use crate::engine::{Record, Verdict};
 
 /// Ids that are remembered; at the bound further commands are dropped. 4 MB at most, or nearly.
@@ -64,10 +67,35 @@ impl Outbox {
 
     /// For one more command and its outcome, beside those that run.
     fn has_room(&self) -> rusqlite::Result<bool> {
+        let needed = (self.running()? + 2) * OUTCOME_BYTES;
+        Ok(self.used_bytes()? + needed <= self.settings.size_bytes_max)
+    }
+
+    /// Whether events may be written: only outcomes use the room that is kept for outcomes.
+    pub(in crate::outbox) fn events_fit(
+        &self,
+        events: &[NewEvent],
+        room: Room,
+    ) -> rusqlite::Result<bool> {
+        let (used, max) = (self.used_bytes()?, self.settings.size_bytes_max);
+        if events.is_empty() || used >= max {
+            return Ok(events.is_empty());
+        }
+        let running = if room == Room::Outcome { 0 } else { self.running()? };
+        if running == 0 {
+            return Ok(true);
+        }
+        // Twice what they say: pages are split while they fill up.
+        let bodies =
+            events.iter().map(|event| Event { t: 0, kind: event.kind.clone() }.encode().len());
+        let needed = OUTCOME_BYTES * (running + 1) + 2 * bodies.sum::<usize>() as u64;
+        Ok(used + needed <= max)
+    }
+
+    /// Commands that were started, and have no outcome.
+    fn running(&self) -> rusqlite::Result<u64> {
         let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
         let sql = "SELECT count(*) FROM command WHERE outcome IS NULL";
-        let running = self.conn.query_row(sql, [], count)? as u64;
-        let needed = (running + 2) * OUTCOME_BYTES;
-        Ok(self.used_bytes()? + needed <= self.settings.size_bytes_max)
+        Ok(self.conn.prepare_cached(sql)?.query_row([], count)? as u64)
     }
 }

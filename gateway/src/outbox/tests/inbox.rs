@@ -209,7 +209,7 @@ fn what_had_no_time_is_dated_when_somebody_knows_it() {
 }
 
 #[test]
-fn without_room_for_its_outcome_nothing_starts() {
+fn without_room_for_its_outcome_nothing_starts_and_no_other_event_takes_it() {
     let mut bench = Bench::new();
     bench.settings.size_bytes_max = 2 << 20;
     let mut outbox = bench.open();
@@ -219,6 +219,17 @@ fn without_room_for_its_outcome_nothing_starts() {
         n += 1;
         assert!(n < 1_000, "room for everything");
     }
+    let alerts = vec![alert(); 1_000];
+    let mut refused = 0;
+    for _ in 0..40 {
+        refused += outbox.append(&[], &alerts, NOW).unwrap().refused_events;
+        refused += outbox.append(&[], &alerts[..1], NOW).unwrap().refused_events;
+        assert_ne!(verdict(&mut outbox, &led("more")), Verdict::Start);
+    }
+    assert!(refused > 0, "the file is full");
+    let doubtful = outbox.reject_doubtful(&led("c0"), None, NOW).unwrap();
+    assert_eq!(outcome(doubtful), CommandOutcome::Rejected);
+    n -= 1;
     let running = outbox.left_started().unwrap();
     assert_eq!(running.len(), n);
     for left in running {
