@@ -114,8 +114,13 @@ impl Driver {
         }
         self.note_disconnected(now, &error, reason, retry_in);
         self.broker.last_error = Some(error);
-        self.connection = None;
+        self.lose_connection();
         self.judge_announcing(now);
+    }
+
+    /// Nothing that was sent over it is answered any more.
+    fn lose_connection(&mut self) {
+        self.connection = None;
         self.rewind_resend();
         self.engine.handle_disconnected();
     }
@@ -126,8 +131,7 @@ impl Driver {
         if let Some(session) = self.session.take() {
             session.close().await;
         }
-        self.connection = None;
-        self.engine.handle_disconnected();
+        self.lose_connection();
         self.note_renewal();
         match crate::run::start_session(&self.config) {
             Ok(Some((session, events))) => {

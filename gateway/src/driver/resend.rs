@@ -27,8 +27,8 @@ pub(crate) type Span = (StreamKey, Seq, Seq);
 pub(crate) struct Resend {
     id: CommandId,
     spans: VecDeque<Span>,
-    /// Without a puback: what they begin with, to begin there again.
-    sent: VecDeque<(Token, Span)>,
+    /// Without a puback: what they hold, and how many readings, to begin there again.
+    sent: VecDeque<(Token, Span, i64)>,
     last_token: u64,
     batches: i64,
     readings: i64,
@@ -113,7 +113,9 @@ impl Driver {
             let Some((key, from, to)) = resend.spans.pop_front() else { break };
             let rows_max = BATCH_READINGS_MAX.min((to - from + 1) as usize);
             let job = move |outbox: &mut Outbox| outbox.read_batch(key, from, rows_max);
-            let batch = self.on_outbox("a batch once more", job).await?.flatten();
+            let Some(batch) = self.on_outbox("a batch once more", job).await? else {
+                return self.fail_resend().await;
+            };
             // Let go meanwhile, or of an epoch that nobody can date.
             let Some((batch, base)) = batch.and_then(|batch| batch.base.map(|base| (batch, base)))
             else {
@@ -137,8 +139,7 @@ impl Driver {
             let taken = session.publish(connection, message).is_ok();
             point!("send.again.after");
             if taken {
-                resend.sent.push_back((token, (key, from, end)));
-                (resend.batches, resend.readings) = (resend.batches + 1, resend.readings + n);
+                resend.handle_sent(token, (key, from, end), n);
             } else {
                 resend.spans.push_front((key, from, end));
                 return Ok(());
@@ -146,32 +147,74 @@ impl Driver {
         }
         let is_done = |resend: &mut Resend| resend.spans.is_empty() && resend.sent.is_empty();
         if let Some(done) = self.resend.take_if(is_done) {
-            let result = vec![
-                ("batches".into(), done.batches.into()),
-                ("readings".into(), done.readings.into()),
-            ];
-            let result = Metrics::new(result).unwrap_or_default();
-            let ending = Ending { outcome: CommandOutcome::Succeeded, detail: None, result };
+            let (result, detail) = (done.result(), None);
+            let ending = Ending { outcome: CommandOutcome::Succeeded, detail, result };
             self.handle_done(Done::by_gateway(done.id, ending)).await?;
         }
         Ok(())
     }
 
+    /// The disk gives no more.
+    async fn fail_resend(&mut self) -> Result<(), Gone> {
+        let Some(resend) = self.resend.take() else { return Ok(()) };
+        let detail = Some("the outbox could not be read; send it again".to_owned());
+        let ending = Ending { outcome: CommandOutcome::Failed, detail, result: resend.result() };
+        self.handle_done(Done::by_gateway(resend.id, ending)).await
+    }
+
     /// The broker has a message.
     pub(super) fn handle_puback(&mut self, token: Token) {
         if let Some(resend) = &mut self.resend {
-            resend.sent.retain(|(sent, _)| *sent != token);
+            resend.sent.retain(|(sent, ..)| *sent != token);
         }
     }
 
     /// What the broker has not confirmed is published again.
     pub(super) fn rewind_resend(&mut self) {
         if let Some(resend) = &mut self.resend {
-            while let Some((_, span)) = resend.sent.pop_back() {
-                resend.batches -= 1;
-                resend.readings -= (span.2 - span.1 + 1) as i64;
-                resend.spans.push_front(span);
-            }
+            resend.rewind();
         }
+    }
+}
+
+impl Resend {
+    fn handle_sent(&mut self, token: Token, span: Span, readings: i64) {
+        self.sent.push_back((token, span, readings));
+        (self.batches, self.readings) = (self.batches + 1, self.readings + readings);
+    }
+
+    fn rewind(&mut self) {
+        while let Some((_, span, readings)) = self.sent.pop_back() {
+            (self.batches, self.readings) = (self.batches - 1, self.readings - readings);
+            self.spans.push_front(span);
+        }
+    }
+
+    fn result(&self) -> Metrics {
+        let counts =
+            [("batches".into(), self.batches.into()), ("readings".into(), self.readings.into())];
+        Metrics::new(counts.into()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_again_is_counted_once_though_rows_were_let_go_in_between() {
+        let key = StreamKey { epoch: Epoch([1; 16]), stream: Stream::Readings };
+        let spans = VecDeque::from([(key, 2_001, 3_000)]);
+        let id = "r".parse().unwrap();
+        let (sent, last_token, batches, readings) = (VecDeque::new(), 0, 0, 0);
+        let mut resend = Resend { id, spans, sent, last_token, batches, readings };
+        resend.handle_sent(Token(1), (key, 1, 1_000), 1_000);
+        // Rows 1,001 to 1,300 were let go.
+        resend.handle_sent(Token(2), (key, 1_001, 2_000), 700);
+        assert_eq!((resend.batches, resend.readings), (2, 1_700));
+        resend.rewind();
+        assert_eq!((resend.batches, resend.readings), (0, 0));
+        let spans: Vec<Span> = resend.spans.into();
+        assert_eq!(spans, [(key, 1, 1_000), (key, 1_001, 2_000), (key, 2_001, 3_000)]);
     }
 }
