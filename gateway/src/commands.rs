@@ -25,8 +25,10 @@ use crate::serial::Board;
 pub use allowed::{Allowed, BoardCommand, Callee};
 pub use builtin::Builtin;
 
-/// Commands that wait to be judged, for a board, or for the time. One more is dropped.
+/// Commands that wait to be judged, or for a board. One more is dropped.
 const WAITING_MAX: usize = 64;
+/// ... and for the time, beside them: nobody may ever tell it.
+const HELD_MAX: usize = 64;
 /// Commands that are done at a time: one for each board.
 const DONE_MAX: usize = 64;
 
@@ -76,12 +78,14 @@ struct Way {
     board: Board,
     /// Commands under way on it: one, or what several starts have left.
     busy: usize,
+    /// It was begun since the start, and is no question about an older one.
+    begun: bool,
     queue: VecDeque<Command>,
 }
 
 impl Way {
     fn new(board: Board) -> Way {
-        Way { board, busy: 0, queue: VecDeque::new() }
+        Way { board, busy: 0, begun: false, queue: VecDeque::new() }
     }
 }
 
@@ -93,10 +97,12 @@ pub(crate) struct Desk {
     queue: VecDeque<Command>,
     held: VecDeque<Command>,
     done: mpsc::Sender<Done>,
-    /// Perhaps recorded as started, surely not done, and not yet rejected.
-    doubtful: VecDeque<Command>,
+    /// Perhaps recorded as started, surely not done, and not yet rejected. Until it is, no other is judged.
+    doubtful: Option<Command>,
     /// Outcomes that the outbox could not record yet.
     pub(crate) owed: VecDeque<Done>,
+    /// It was logged that the outbox cannot record.
+    pub(crate) failing: bool,
 }
 
 impl Desk {
@@ -106,8 +112,8 @@ impl Desk {
         let way = |board: Board| (board.port.clone(), Way::new(board));
         let ways = boards.into_iter().map(way).collect();
         let (queue, held) = (VecDeque::new(), VecDeque::new());
-        let (doubtful, owed) = (VecDeque::new(), VecDeque::new());
-        (Desk { allowed, ways, queue, held, done, doubtful, owed }, ends)
+        let (doubtful, owed, failing) = (None, VecDeque::new(), false);
+        (Desk { allowed, ways, queue, held, done, doubtful, owed, failing }, ends)
     }
 
     /// Another configuration: what waited for a board that is gone is judged anew.
@@ -136,10 +142,10 @@ impl Desk {
     /// for granted.
     pub(crate) fn put(&mut self, command: Command) -> bool {
         let queues = self.ways.values().map(|way| &way.queue);
-        let waiting = || queues.clone().chain([&self.queue, &self.held]);
+        let waiting = || queues.clone().chain([&self.queue]);
         // One in doubt must not start after all, while it is being rejected.
-        let is_doubtful = self.doubtful.iter().any(|known| known.id == command.id);
-        if is_doubtful || waiting().flatten().any(|known| *known == command) {
+        let is_doubtful = self.doubtful.as_ref().is_some_and(|known| known.id == command.id);
+        if is_doubtful || waiting().chain([&self.held]).flatten().any(|known| *known == command) {
             return true;
         }
         if waiting().map(VecDeque::len).sum::<usize>() >= WAITING_MAX {
@@ -151,6 +157,10 @@ impl Desk {
 
     /// The next one to be judged: for a board that is free, or for none.
     pub(crate) fn next(&mut self) -> Option<Command> {
+        if self.doubtful.is_some() {
+            // The disk refuses.
+            return None;
+        }
         while let Some(command) = self.queue.pop_front() {
             match Self::way(&self.allowed, &mut self.ways, &command.name) {
                 Some(way) if way.busy > 0 => way.queue.push_back(command),
@@ -166,22 +176,26 @@ impl Desk {
         for queue in queues.chain([&mut self.queue, &mut self.held]) {
             queue.retain(|known| known.id != command.id);
         }
-        self.doubtful.push_back(command);
+        self.doubtful = Some(command);
     }
 
-    /// The next one to be rejected.
+    /// The one to be rejected.
     pub(crate) fn doubtful(&self) -> Option<&Command> {
-        self.doubtful.front()
+        self.doubtful.as_ref()
     }
 
     /// It is.
-    pub(crate) fn settle(&mut self, command: &Command) {
-        self.doubtful.retain(|known| known.id != command.id);
+    pub(crate) fn settle(&mut self) {
+        self.doubtful = None;
     }
 
-    /// Keeps a command until somebody tells the time.
-    pub(crate) fn hold(&mut self, command: Command) {
-        self.held.push_back(command);
+    /// Keeps a command until somebody tells the time. `false`: too many wait for it, and it is dropped.
+    pub(crate) fn hold(&mut self, command: Command) -> bool {
+        let room = self.held.len() < HELD_MAX;
+        if room {
+            self.held.push_back(command);
+        }
+        room
     }
 
     /// Somebody has.
@@ -214,6 +228,7 @@ impl Desk {
             board::run(&board, no, &line, timeout, rest).await
         });
         if begun {
+            self.ways.get_mut(&port).expect("it was found just now").begun = true;
             return Begun::ByBoard;
         }
         let why = format!("there is no port {port} any more; it did not run");
@@ -247,8 +262,14 @@ impl Desk {
         let Some(board) = &done.board else { return };
         if let Some(way) = self.ways.get_mut(&board.port).filter(|way| way.board.is(board)) {
             way.busy = way.busy.saturating_sub(1);
+            way.begun &= way.busy > 0;
             self.queue.append(&mut way.queue);
         }
+    }
+
+    /// How many commands are under way, or their outcomes not recorded.
+    pub(crate) fn open(&self) -> usize {
+        self.ways.values().filter(|way| way.begun).count() + self.owed.len()
     }
 
     fn way<'w>(

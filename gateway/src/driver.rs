@@ -152,6 +152,8 @@ pub(crate) struct Driver {
     pub(crate) resend: Option<Resend>,
     /// A command asks to start again.
     pub(crate) restart: bool,
+    /// How it is to end, and until when answers are waited for.
+    pub(crate) leaving: Option<(End, Duration)>,
     pub(crate) history: History,
     /// It was logged that the history cannot be written.
     pub(crate) history_failed: bool,
@@ -169,15 +171,21 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.pump().await?;
-            if self.restart {
-                return Ok(End::Restart);
+            if self.restart && self.leaving.is_none() {
+                self.leave(End::Restart);
+            }
+            if let Some(end) = self.has_left() {
+                return Ok(end);
             }
             if std::mem::take(&mut self.session_is_old) {
                 inputs.session = self.renew_session().await;
             }
             let wake = Instant::now() + self.timeout();
+            let shutting_down = matches!(self.leaving, Some((End::Shutdown, _)));
             tokio::select! {
-                _ = inputs.shutdown.wait_for(|down| *down) => return Ok(End::Shutdown),
+                _ = inputs.shutdown.wait_for(|down| *down), if !shutting_down => {
+                    self.leave(End::Shutdown);
+                }
                 Some(event) = recv(&mut inputs.session) => self.handle_session(event).await?,
                 committed = inputs.committed.recv() => {
                     // The intake ends before us only if the outbox's thread has.

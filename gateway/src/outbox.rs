@@ -47,7 +47,7 @@ use crate::clock::{self, Now};
 pub use append::{AppendError, Appended, NewEvent};
 pub use history::read_history;
 pub use holes::Hole;
-pub use inbox::{Ending, Left, Taken};
+pub use inbox::{Ending, Finished, Left, Taken};
 pub use lasting::KeptAlert;
 pub use read::Batch;
 pub use schema::{OpenError, check_place, sync_call};

@@ -174,6 +174,7 @@ pub async fn run(
         log_until: None,
         resend: None,
         restart: false,
+        leaving: None,
         history,
         history_failed: false,
         checks: Checks::default(),

@@ -24,6 +24,8 @@ on_each_broker! {
     a_gateway_starts_again_on_request_and_says_so_itself,
     a_board_that_gives_no_answer_has_timed_out_and_the_next_command_runs,
     a_gateway_that_is_killed_before_the_answer_says_that_nobody_knows,
+    a_gateway_that_ends_waits_for_the_answers_of_its_boards,
+    a_resend_goes_on_with_another_session,
 }
 
 /// A gateway with a board, a bridge, and a person with MQTT Explorer.
@@ -38,7 +40,10 @@ impl Bench {
     }
 
     fn with(broker: Broker, settings: Settings) -> anyhow::Result<Bench> {
-        let mut rig = Rig::on(broker, settings)?;
+        Bench::on(Rig::on(broker, settings)?)
+    }
+
+    fn on(mut rig: Rig) -> anyhow::Result<Bench> {
         rig.start(20.0)?;
         rig.wait_stored(5)?;
         let certs = rig.world.dir().join("certs");
@@ -353,4 +358,46 @@ fn a_gateway_that_is_killed_before_the_answer_says_that_nobody_knows(
     bench.wait("k2", "succeeded")?;
     assert_eq!(bench.rig.ledger.commands(), ["led on=1", "led on=0"]);
     bench.end()
+}
+
+fn a_gateway_that_ends_waits_for_the_answers_of_its_boards(broker: Broker) -> anyhow::Result<()> {
+    let mut bench = Bench::new(broker)?;
+    bench.rig.board.as_ref().expect("plugged in above").be_slow(true);
+    bench.publish(r#"{"id":"w1","name":"led","args":{"on":1}}"#)?;
+    wait_until("the board's doing", SOON, || Ok(!bench.rig.ledger.commands().is_empty()))?;
+    let gateway = bench.rig.world.gateway.take().expect("started above");
+    let end = std::thread::spawn(move || gateway.stop());
+    wait_until("that it waits", SOON, || {
+        let log = std::fs::read_to_string(bench.rig.world.log("gateway"))?;
+        Ok(log.contains("answers of commands that run are waited for") || end.is_finished())
+    })?;
+    // Not begun: it comes too late.
+    bench.publish(r#"{"id":"w2","name":"led","args":{"on":0}}"#)?;
+    bench.rig.board.as_ref().expect("plugged in above").be_slow(false);
+    end.join().expect("no panic")?;
+    bench.start_gateway()?;
+    bench.wait("w1", "succeeded")?;
+    assert_eq!(bench.stored("w1")?, ["accepted", "succeeded"]);
+    bench.end()
+}
+
+fn a_resend_goes_on_with_another_session(broker: Broker) -> anyhow::Result<()> {
+    let mut allowing = settings();
+    allowing.gateway.push(("commands", "allow = [\"resend\", \"config.reload\"]".to_owned()));
+    let rig = Rig::on(broker, allowing)?;
+    fieldpost_tests::fill::backlog(&rig.world.outbox(), 200_000)?;
+    let mut bench = Bench::on(rig)?;
+    let file = bench.rig.world.dir().join("gateway.toml");
+    let before = std::fs::read_to_string(&file)?;
+    let changed = before.replacen("[broker]\n", "[broker]\nkeep_alive = \"31s\"\n", 1);
+    assert_ne!(changed, before);
+    std::fs::write(&file, changed)?;
+    bench.publish(r#"{"id":"s1","name":"resend","args":{"since":0}}"#)?;
+    bench.publish(r#"{"id":"s2","name":"config.reload"}"#)?;
+    bench.wait("s2", "succeeded")?;
+    assert_eq!(bench.stored("s1")?, ["accepted"], "it goes on meanwhile");
+    let (_, result) = bench.wait("s1", "succeeded")?;
+    let result: serde_json::Value = serde_json::from_str(&result)?;
+    assert!(result["readings"].as_u64() >= Some(200_000), "{result}");
+    Ok(())
 }

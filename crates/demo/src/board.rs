@@ -30,6 +30,7 @@ pub struct Board {
     sending: Arc<AtomicBool>,
     plugged: Arc<AtomicBool>,
     answering: Arc<AtomicBool>,
+    slow: Arc<AtomicBool>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     link: PathBuf,
 }
@@ -47,10 +48,16 @@ impl Board {
             .with_context(|| format!("linking {}", link.display()))?;
         let yes = || Arc::new(AtomicBool::new(true));
         let (sending, plugged, answering) = (yes(), yes(), yes());
+        let slow = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("board".to_owned()).spawn({
             let (sending, plugged) = (sending.clone(), plugged.clone());
-            let mut ear =
-                Ear { held: Vec::new(), answering: answering.clone(), ledger: ledger.clone() };
+            let mut ear = Ear {
+                held: Vec::new(),
+                answering: answering.clone(),
+                slow: slow.clone(),
+                late: Vec::new(),
+                ledger: ledger.clone(),
+            };
             move || {
                 let mut terminal = File::from(master);
                 let result = send(&mut terminal, rate, &ledger, &sending, &slave, &mut ear);
@@ -61,7 +68,8 @@ impl Board {
                 result
             }
         })?;
-        Ok(Board { sending, plugged, answering, thread: Some(thread), link: link.to_owned() })
+        let thread = Some(thread);
+        Ok(Board { sending, plugged, answering, slow, thread, link: link.to_owned() })
     }
 
     /// Sends no more lines; the terminal stays open, so that what is on its way is read.
@@ -72,6 +80,11 @@ impl Board {
     /// Whether it answers the commands that it does from now on.
     pub fn answer(&self, answering: bool) {
         self.answering.store(answering, Ordering::Relaxed);
+    }
+
+    /// Whether it keeps its answers to itself, until it does no more.
+    pub fn be_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::Relaxed);
     }
 
     /// Whether it was not paused yet.
@@ -173,6 +186,9 @@ fn send(
 struct Ear {
     held: Vec<u8>,
     answering: Arc<AtomicBool>,
+    slow: Arc<AtomicBool>,
+    /// Answers that are to come.
+    late: Vec<String>,
     ledger: Ledger,
 }
 
@@ -193,6 +209,11 @@ impl Ear {
             if let Some(answer) = self.obey(&line)
                 && self.answering.load(Ordering::Relaxed)
             {
+                self.late.push(answer);
+            }
+        }
+        if !self.slow.load(Ordering::Relaxed) {
+            for answer in self.late.drain(..) {
                 write_line(terminal, &answer, &AtomicBool::new(false))?;
             }
         }

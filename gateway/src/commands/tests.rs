@@ -45,25 +45,54 @@ fn what_is_in_doubt_is_taken_out_of_every_queue_and_refused_until_it_is_settled(
     let board = desk.ways.values().next().map(|way| way.board.clone());
     desk.free(&Done { board, ..Done::by_gateway(id("z"), ended()) });
     desk.judge_held();
-    assert_eq!(all(&mut desk), [b, led("c", 1)]);
     assert_eq!(desk.doubtful(), Some(&a), "until somebody has recorded that it did not run");
-    desk.settle(&a);
+    desk.settle();
     assert_eq!(desk.doubtful(), None);
+    assert_eq!(all(&mut desk), [b, led("c", 1)]);
     assert!(desk.put(a.clone()));
     assert_eq!(all(&mut desk), [a], "the outbox knows what became of it");
 }
 
 #[test]
-fn several_in_doubt_are_rejected_one_after_the_other() {
+fn while_one_is_in_doubt_no_other_is_judged() {
     let (mut desk, _ends) = desk();
     desk.doubt(led("a", 1));
-    desk.doubt(led("b", 1));
-    assert_eq!(desk.doubtful(), Some(&led("a", 1)));
-    assert_eq!(desk.doubtful(), Some(&led("a", 1)), "the disk has refused: it stays the next");
-    desk.settle(&led("a", 1));
-    assert_eq!(desk.doubtful(), Some(&led("b", 1)));
-    desk.settle(&led("b", 1));
-    assert_eq!(desk.doubtful(), None);
+    for n in 0..WAITING_MAX {
+        assert!(desk.put(led(&format!("b{n}"), 1)));
+    }
+    assert!(!desk.put(led("c", 1)), "so many wait, and no more");
+    assert_eq!(all(&mut desk), [], "the disk refuses");
+    desk.settle();
+    assert_eq!(all(&mut desk).len(), WAITING_MAX);
+}
+
+#[test]
+fn what_waits_for_the_time_keeps_no_other_command_out() {
+    let (mut desk, _ends) = desk();
+    for n in 0..HELD_MAX {
+        assert!(desk.hold(led(&format!("a{n}"), 1)));
+    }
+    assert!(!desk.hold(led("b", 1)), "so many wait, and no more");
+    assert!(desk.put(led("a1", 1)), "it waits already");
+    assert!(desk.put(led("c", 1)));
+    assert_eq!(all(&mut desk), [led("c", 1)]);
+}
+
+#[tokio::test]
+async fn a_command_is_open_from_its_start_until_its_outcome_is_recorded() {
+    let (mut desk, mut ends) = desk();
+    let left = Left { id: id("z"), name: "led".into(), no: 1, strict: false };
+    desk.recall(left);
+    assert_eq!(desk.open(), 0, "a question about an older one can be asked again");
+    let board = desk.ways.values().next().map(|way| way.board.clone());
+    desk.free(&Done { board, ..Done::by_gateway(id("z"), ended()) });
+    desk.begin(id("a"), &led("a", 1), 7, Some(Duration::from_millis(50)));
+    assert_eq!(desk.open(), 1);
+    let done = ends.recv().await.unwrap();
+    desk.free(&done);
+    assert_eq!(desk.open(), 0);
+    desk.owed.push_back(done);
+    assert_eq!(desk.open(), 1);
 }
 
 #[tokio::test]

@@ -9,13 +9,15 @@ use fieldpost_protocol::{
     unknown_keys,
 };
 
-use super::Driver;
+use super::{Driver, End};
 use crate::clock::{self, Now};
 use crate::commands::{Begun, Builtin, Done, rest};
 use crate::config::parse_duration;
 use crate::engine::{Guards, Judge, Verdict};
-use crate::outbox::{AppendError, Ending, Gone, Outbox, Taken};
+use crate::outbox::{AppendError, Ending, Finished, Gone, Outbox, Taken};
 
+/// At an end, for the answers of boards.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// A pause of sending that names no time.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(3_600);
 /// ... and the longest.
@@ -33,8 +35,12 @@ impl Driver {
         let why = match Command::decode(payload) {
             Ok(command) => {
                 self.name_unknown_keys(&command, payload);
-                let full = || "too many commands wait; it has to be sent again".to_owned();
-                return (!self.desk.put(command)).then(full);
+                if self.desk.put(command.clone()) {
+                    return None;
+                }
+                let why = "too many commands wait; it has to be sent again";
+                self.say_undecided(command, why);
+                return Some(why.to_owned());
             }
             Err(error) => error.to_string(),
         };
@@ -72,7 +78,11 @@ impl Driver {
 
     /// Judges what can be judged, and does what may be done.
     pub(super) async fn serve_commands(&mut self) -> Result<(), Gone> {
-        while let Some(command) = self.desk.next() {
+        // What would start now could not be answered any more.
+        while self.leaving.is_none()
+            && !self.restart
+            && let Some(command) = self.desk.next()
+        {
             self.serve(command).await?;
         }
         Ok(())
@@ -100,10 +110,7 @@ impl Driver {
         let Some(Taken { verdict, no, told, dropped, doubtful }) = taken else { return Ok(()) };
         point!("command.taken");
         if let Some(why) = dropped {
-            let why = format!("{why}; it has to be sent again");
-            let topic = self.topics.name(&Topic::Commands(self.device.clone()));
-            self.broker.note_drop(clock::boottime(), &topic, &why);
-            self.say_undecided(command, &why);
+            self.drop_command(command, &why);
             return Ok(());
         }
         if let Some(kind) = told {
@@ -118,7 +125,11 @@ impl Driver {
                 let why = "left to the bridge, which gives it an id and issues it; if none runs, nothing happens";
                 self.say_undecided(command, why);
             }
-            (Verdict::Hold, _) => self.desk.hold(command),
+            (Verdict::Hold, _) if self.desk.hold(command.clone()) => {
+                let why = "held: it expires, and no bridge has told the time yet";
+                self.say_undecided(command, why);
+            }
+            (Verdict::Hold, _) => self.drop_command(command, "too many wait for the time"),
             (Verdict::Start, Some(id)) => {
                 tracing::info!(%id, name = command.name, "a command runs");
                 let expires = command.expires;
@@ -131,15 +142,15 @@ impl Driver {
         Ok(())
     }
 
-    /// Commands whose start is in doubt did not run, and never will: once that is recorded.
+    /// A command whose start is in doubt did not run, and never will: once that is recorded.
     async fn reject_doubtful(&mut self) -> Result<(), Gone> {
-        while let Some(command) = self.desk.doubtful().cloned() {
+        if let Some(command) = self.desk.doubtful().cloned() {
             let unix_ms = self.unix_ms(clock::boottime_ms());
             let asked = command.clone();
             let job =
                 move |outbox: &mut Outbox| outbox.reject_doubtful(&asked, unix_ms, Now::read());
             let Some(Some(kind)) = self.record(job).await? else { return Ok(()) };
-            self.desk.settle(&command);
+            self.desk.settle();
             self.tell_ack(&kind, Some(&command.name));
         }
         Ok(())
@@ -188,12 +199,40 @@ impl Driver {
             let _ = crate::log::set(None);
         }
         self.reject_doubtful().await?;
-        for _ in 0..self.desk.owed.len() {
-            if let Some(done) = self.desk.owed.pop_front() {
-                self.finish_command(done).await?;
-            }
+        let mut owed = self.desk.owed.len();
+        while owed > 0
+            && let Some(done) = self.desk.owed.pop_front()
+        {
+            self.finish_command(done).await?;
+            // What the disk refuses now, it refuses of the others, too.
+            owed = if self.desk.owed.len() < owed { owed - 1 } else { 0 };
         }
         Ok(())
+    }
+
+    fn drop_command(&mut self, command: Command, why: &str) {
+        let why = format!("{why}; it has to be sent again");
+        let topic = self.topics.name(&Topic::Commands(self.device.clone()));
+        self.broker.note_drop(clock::boottime(), &topic, &why);
+        self.say_undecided(command, &why);
+    }
+
+    /// Judges no command any more; those that run have a moment to be answered.
+    pub(super) fn leave(&mut self, end: End) {
+        let open = self.desk.open();
+        if open > 0 {
+            tracing::info!(
+                open,
+                "the answers of commands that run are waited for, {ANSWERED_WITHIN:?} at most"
+            );
+        }
+        self.leaving = Some((end, clock::boottime() + ANSWERED_WITHIN));
+    }
+
+    /// Whether nothing is waited for any more.
+    pub(super) fn has_left(&mut self) -> Option<End> {
+        let (open, now) = (self.desk.open(), clock::boottime());
+        self.leaving.take_if(|(_, by)| open == 0 || now >= *by).map(|(end, _)| end)
     }
 
     async fn finish_command(&mut self, done: Done) -> Result<(), Gone> {
@@ -206,12 +245,15 @@ impl Driver {
         };
         point!("command.done");
         match self.record(job).await? {
-            Some(Some(kind)) => {
+            Some(Finished::Told(kind)) => {
                 point!("command.finished");
                 tracing::info!(id = %done.id, outcome = done.ending.outcome.as_str(), "a command has ended");
                 self.tell_ack(&kind, None);
             }
-            Some(None) | None => self.desk.owed.push_back(done),
+            Some(Finished::NotKnown) => {
+                tracing::error!(id = %done.id, "the outbox does not know a command that has ended");
+            }
+            Some(Finished::NoRoom) | None => self.desk.owed.push_back(done),
         }
         Ok(())
     }
@@ -233,9 +275,15 @@ impl Driver {
             self.engine.handle_appended(now, key, last);
         }
         match result {
-            Ok(value) => Ok(Some(value)),
+            Ok(value) => {
+                self.desk.failing = false;
+                Ok(Some(value))
+            }
             Err(error) => {
-                tracing::error!(%error, "a command could not be recorded");
+                // It is tried again twice a second: once is enough for a log on the same card.
+                if !std::mem::replace(&mut self.desk.failing, true) {
+                    tracing::error!(%error, "a command could not be recorded; it is tried again");
+                }
                 Ok(None)
             }
         }

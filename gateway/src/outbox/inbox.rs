@@ -60,6 +60,17 @@ pub struct Taken {
     pub doubtful: bool,
 }
 
+/// What became of an outcome that was to be recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finished {
+    /// It is recorded, with this event.
+    Told(EventKind),
+    /// The outbox has no room: to be tried again.
+    NoRoom,
+    /// There is no such command.
+    NotKnown,
+}
+
 /// A command that a process which has ended had begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
@@ -170,7 +181,8 @@ impl Outbox {
                 Some(self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))?)
             }
             Verdict::Start => {
-                no = fastrand::u32(1..=i32::MAX as u32);
+                let draw = || fastrand::u32(1..=i32::MAX as u32);
+                no = self.fresh_no(draw).map_err(AppendError::Failed)?;
                 let kind = ack(plain(CommandOutcome::Accepted));
                 match self.tell(kind, now, |transaction, at| row.started(transaction, at, no)) {
                     Err(AppendError::InDoubt(error)) => {
@@ -194,22 +206,23 @@ impl Outbox {
         Ok(Taken { verdict, no, told, dropped, doubtful })
     }
 
-    /// Records the outcome of a command that was started, with its event, which is returned; `None`:
-    /// the outbox has no room.
+    /// Records the outcome of a command that was started, with its event.
     pub fn finish_command(
         &mut self,
         id: &CommandId,
         ending: &Ending,
         now: Now,
-    ) -> Result<Option<EventKind>, AppendError> {
-        let Some(row) = self.inbox_row(id).map_err(AppendError::Failed)? else { return Ok(None) };
+    ) -> Result<Finished, AppendError> {
+        let Some(row) = self.inbox_row(id).map_err(AppendError::Failed)? else {
+            return Ok(Finished::NotKnown);
+        };
         let row = Row {
             outcome: Some(ending.outcome),
             detail: ending.detail.clone(),
             result: ending.result.to_json(),
             ..row
         };
-        self.tell_in(Room::Outcome, row.ack(id), now, |transaction, at| {
+        let told = self.tell_in(Room::Outcome, row.ack(id), now, |transaction, at| {
             point!("outbox.inbox.before_outcome");
             transaction
                 .prepare_cached(
@@ -225,7 +238,8 @@ impl Outbox {
                     at.events_last as i64
                 ])
                 .map(drop)
-        })
+        })?;
+        Ok(told.map_or(Finished::NoRoom, Finished::Told))
     }
 
     /// A command whose start is in doubt: it was not done, and that is recorded whatever the file says.
@@ -320,6 +334,18 @@ impl Outbox {
         let events = std::slice::from_ref(&event);
         let (_, recorded) = self.append_with(&[], events, room, now, record)?;
         Ok(recorded.map(|()| event.kind))
+    }
+
+    /// A number that no command has.
+    pub(super) fn fresh_no(&self, mut draw: impl FnMut() -> u32) -> rusqlite::Result<u32> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM command WHERE no = ?1)";
+        let mut query = self.conn.prepare_cached(sql)?;
+        loop {
+            let no = draw();
+            if !query.query_row([no], |row| row.get::<_, bool>(0))? {
+                return Ok(no);
+            }
+        }
     }
 
     fn inbox_row(&self, id: &CommandId) -> rusqlite::Result<Option<Row>> {

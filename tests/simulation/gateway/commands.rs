@@ -93,6 +93,7 @@ impl Process {
     /// Judges what waits, one after the other, while the board is free.
     pub(super) fn serve(&mut self, world: &mut World, m: usize) -> Result<(), Killed> {
         while self.desk.running.is_none()
+            && self.desk.doubtful.is_empty()
             && let Some(command) = self.desk.waiting.pop_front()
         {
             self.take(world, m, command)?;
@@ -329,7 +330,10 @@ impl World {
     /// What was in doubt is tried again.
     pub fn doubt(&mut self, m: usize, life: u64) {
         if self.machines[m].life == life {
-            self.with(m, |process, world| process.reject_doubtful(world, m));
+            self.with(m, |process, world| {
+                process.reject_doubtful(world, m)?;
+                process.serve(world, m)
+            });
         }
     }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::{Guards, Judge, Verdict};
 use crate::outbox::inbox::REMEMBERED_MS;
 use crate::outbox::inbox::bounds::{COMMANDS_MAX, OTHER_CONTENTS_MAX, REFUSED_MAX};
-use crate::outbox::{Ending, Taken};
+use crate::outbox::{Ending, Finished, Taken};
 
 const CLOUD_MS: i64 = 1_795_000_000_000;
 
@@ -34,7 +34,11 @@ fn verdict(outbox: &mut Outbox, command: &Command) -> Verdict {
 fn succeed(outbox: &mut Outbox, text: &str) -> Option<EventKind> {
     let result = Metrics::from_json(r#"{"on":1}"#).unwrap();
     let ending = Ending { outcome: CommandOutcome::Succeeded, detail: None, result };
-    outbox.finish_command(&id(text), &ending, NOW).unwrap()
+    match outbox.finish_command(&id(text), &ending, NOW).unwrap() {
+        Finished::Told(kind) => Some(kind),
+        Finished::NoRoom => None,
+        Finished::NotKnown => panic!("{text} is not known"),
+    }
 }
 
 /// Storage has every event.
@@ -309,4 +313,22 @@ fn so_many_other_contents_are_on_their_way_and_no_more() {
     assert_eq!((taken.verdict, taken.dropped.is_some()), (Verdict::Wait, true));
     ack_all(&mut outbox);
     assert_eq!(verdict(&mut outbox, &one_more), Verdict::OtherContent);
+}
+
+#[test]
+fn the_outcome_of_a_command_that_is_gone_is_owed_by_nobody() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let ending = Ending::because(CommandOutcome::Unknown, "gone");
+    let finished = outbox.finish_command(&id("a1"), &ending, NOW).unwrap();
+    assert_eq!((finished, events(&outbox)), (Finished::NotKnown, 0));
+}
+
+#[test]
+fn a_number_that_a_command_has_is_drawn_for_no_other() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let taken = take(&mut outbox, &led("a1")).no;
+    let mut drawn = [taken, taken, 8].into_iter();
+    assert_eq!(outbox.fresh_no(|| drawn.next().unwrap()).unwrap(), 8);
 }
