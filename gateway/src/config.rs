@@ -37,6 +37,7 @@ pub(crate) use desired::JSON_BYTES_MAX;
 pub use error::{ConfigError, ConfigErrors};
 pub use fieldpost_mqtt::{Ca, ClientCertificate, Login, Password};
 pub use section::Setting;
+pub(crate) use units::duration_text;
 pub use units::{parse_duration, parse_size};
 
 /// The documented template. As it stands it is a valid configuration.

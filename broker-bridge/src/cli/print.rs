@@ -108,7 +108,10 @@ fn cell(name: &str, value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::Number(number) if TIMES.contains(&name) => {
-            number.as_i64().and_then(date).unwrap_or_else(|| number.to_string())
+            let far =
+                |ms| if ms < 0 { "long ago".to_owned() } else { "after the year 9999".to_owned() };
+            let shown = |ms| date(ms).unwrap_or_else(|| far(ms));
+            number.as_i64().map_or_else(|| number.to_string(), shown)
         }
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -133,6 +136,8 @@ mod tests {
     #[test]
     fn a_cell_shows_times_as_dates_and_no_control_characters() {
         assert_eq!(cell("time", &json!(1_795_245_000_123i64)), "2026-11-21T07:10:00.123Z");
+        assert_eq!(cell("expires", &json!(i64::MAX)), "after the year 9999");
+        assert_eq!(cell("expires", &json!(i64::MIN)), "long ago");
         assert_eq!(cell("n", &json!(5)), "5");
         assert_eq!(cell("device", &json!("a\u{1b}[2J")), "a [2J");
         assert_eq!(table(&Rows::new()), "(none)\n");

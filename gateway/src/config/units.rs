@@ -47,7 +47,7 @@ fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// The largest unit that says it without a fraction: what [`parse_duration`] reads back.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis() as u64;
     let unit = DURATIONS_MS.iter().rev().find(|(_, factor)| ms > 0 && ms.is_multiple_of(*factor));
     match unit {

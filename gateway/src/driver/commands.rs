@@ -12,7 +12,7 @@ use fieldpost_protocol::{
 use super::{Driver, End};
 use crate::clock::{self, Now};
 use crate::commands::{Begun, Builtin, Done, rest};
-use crate::config::parse_duration;
+use crate::config::{duration_text, parse_duration};
 use crate::engine::{Guards, Judge, Verdict};
 use crate::outbox::{AppendError, Ending, Finished, Gone, Outbox, Taken};
 
@@ -310,7 +310,7 @@ impl Driver {
             Builtin::SyncPause => time(args, PAUSE_DEFAULT, PAUSE_MAX).map(|time| {
                 let now = clock::boottime();
                 self.engine.pause_readings(now, Some(now + time));
-                done(Some(format!("no readings are sent for {time:?}; events are")))
+                done(Some(format!("no readings are sent for {}; events are", duration_text(time))))
             }),
             Builtin::SyncResume => {
                 self.engine.pause_readings(clock::boottime(), None);
@@ -323,7 +323,7 @@ impl Driver {
                 let level = text(args, "level").unwrap_or_default();
                 crate::log::set(level.parse().ok())?;
                 self.log_until = Some(clock::boottime() + time);
-                Ok(done(Some(format!("the level is {level} for {time:?}"))))
+                Ok(done(Some(format!("the level is {level} for {}", duration_text(time)))))
             }),
             Builtin::Restart => {
                 self.restart = true;
@@ -400,7 +400,21 @@ fn time(args: &Metrics, default: Duration, max: Duration) -> Result<Duration, St
     let Some(text) = text(args, "time") else { return Ok(default) };
     let time = parse_duration(text).map_err(|why| format!("time = {text:?}: {why}"))?;
     if time > max {
-        return Err(format!("time = {text:?} is too long; at most {max:?}"));
+        return Err(format!("time = {text:?} is too long; at most {}", duration_text(max)));
     }
     Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_too_long_is_refused_in_the_words_in_which_one_writes_it() {
+        let args = |json| Metrics::from_json(json).unwrap();
+        let said = |json| time(&args(json), PAUSE_DEFAULT, PAUSE_MAX).map(duration_text);
+        assert_eq!(said(r#"{"time":"0s"}"#).as_deref(), Ok("0s"));
+        assert_eq!(said(r#"{"time":"90m"}"#).as_deref(), Ok("90m"));
+        assert!(said(r#"{"time":"8d"}"#).unwrap_err().ends_with("at most 7d"));
+    }
 }
