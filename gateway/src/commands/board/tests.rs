@@ -97,7 +97,9 @@ async fn a_question_that_a_start_has_swallowed_is_asked_again() {
         assert_eq!(text, "last no=42");
         assert!(says(&mut talk, no, "ok ok"));
     };
-    assert_eq!(tokio::join!(person, starting).0.outcome, CommandOutcome::Succeeded);
+    let both = async { tokio::join!(person, starting).0.outcome };
+    let outcome = tokio::time::timeout(RECALL_GONE * 2, both).await;
+    assert_eq!(outcome.expect("it is asked"), CommandOutcome::Succeeded);
 }
 
 #[allow(clippy::disallowed_methods, reason = "the clock is the test's own")]
