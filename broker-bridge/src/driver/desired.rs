@@ -102,7 +102,7 @@ fn pass(
 ) -> Result<bool, String> {
     let table = match table {
         Some(table) => table,
-        none => none.insert(DesiredTable::open(path).map_err(|error| error.to_string())?),
+        none => none.insert(DesiredTable::open_beside(path).map_err(|error| error.to_string())?),
     };
     loop {
         let rows = table.after(*change, READ_MAX).map_err(|error: StoreError| error.to_string())?;
@@ -185,8 +185,37 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::store::sqlite::SqliteStore;
+
+    /// How many locks the kernel knows on a file, and on the index of its log.
+    fn locks(path: &Path) -> usize {
+        let index = path.with_extension("db-shm");
+        let inodes = [path, &index].map(|file| format!(":{} ", file.metadata().unwrap().ino()));
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().filter(|line| inodes.iter().any(|inode| line.contains(inode))).count()
+    }
+
+    #[test]
+    fn looking_beside_the_bridge_gives_up_none_of_its_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.db");
+        SqliteStore::init(&path, None, 0).unwrap();
+        let store = SqliteStore::open(&path).unwrap();
+        store.identity().unwrap();
+        let held = locks(&path);
+        assert!(held >= 2, "one on the file and one on the index of its log: {held}");
+        let (mut table, mut change) = (None, 0);
+        let (sender, _ready) = mpsc::channel(8);
+        for _ in 0..2 {
+            assert_eq!(pass(&path, &mut table, &mut change, &sender), Ok(true));
+            assert_eq!(locks(&path), held);
+        }
+        drop(table);
+        assert_eq!(locks(&path), held);
+    }
 
     #[test]
     fn what_a_device_begins_to_report_otherwise_is_published_once_more_and_each_time_once() {

@@ -56,6 +56,11 @@ impl DesiredTable {
         Ok(DesiredTable { db: open::read_only(path)? })
     }
 
+    /// Opens it for reading where this process has the storage open.
+    pub(crate) fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        Ok(DesiredTable { db: open::read_beside(path)? })
+    }
+
     /// Opens it for writing, beside a bridge that runs.
     pub fn open_to_set(path: &Path) -> Result<Self, OpenError> {
         Ok(DesiredTable { db: open::read_write(path)?.0 })

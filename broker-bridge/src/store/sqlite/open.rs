@@ -273,8 +273,17 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, OpenError> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
+/// ... of a storage that this process has open already, and must not [look at](check_header).
+pub(super) fn read_beside(path: &Path) -> Result<Connection, OpenError> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
 fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
     check_header(path)?;
+    connect(path, access)
+}
+
+fn connect(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
     let failed = |error: rusqlite::Error| io(path, error);
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(failed)?;
@@ -291,6 +300,10 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 }
 
 /// Looks at the file without SQLite, which would take part in another program's database.
+///
+/// Never while this process has it open: whoever closes a file gives up all `fcntl` locks that the
+/// process has on it, SQLite's too. Then whoever else looks into the storage takes himself for its last
+/// user, and removes the log under the bridge, with all that is stored from then on.
 fn check_header(path: &Path) -> Result<(), OpenError> {
     check_kind(path)?;
     let mut header = [0u8; 72];
