@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::outbox::{Ending, Left};
 use crate::serial::Board;
 pub use allowed::{Allowed, BoardCommand, Callee};
+use board::Patience;
 pub use builtin::Builtin;
 
 /// Commands that wait to be judged, or for a board. One more is dropped.
@@ -225,7 +226,7 @@ impl Desk {
         };
         let line = allowed::line(&command.name, &command.args);
         let begun = self.spawn(id, &command.name, |board| async move {
-            board::run(&board, no, &line, timeout, rest).await
+            board::run(&board, no, &line, timeout, rest, Patience::USUAL).await
         });
         if begun {
             self.ways.get_mut(&port).expect("it was found just now").begun = true;
@@ -246,7 +247,7 @@ impl Desk {
         };
         let otherwise = ending.clone();
         let asks = self.spawn(id.clone(), &name, |board| async move {
-            match board::recall(&board, no, otherwise.clone()).await {
+            match board::recall(&board, no, otherwise.clone(), Patience::USUAL).await {
                 // Another board may have done it: this may be a copy of the card.
                 Ending { outcome: CommandOutcome::Rejected, .. } if strict => otherwise,
                 ending => ending,

@@ -14,12 +14,26 @@ use tokio::time::Instant;
 use crate::outbox::Ending;
 use crate::serial::{Answer, Board, Reply};
 
-/// A board that has restarted runs its setup first.
-const RECALL_ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// A board that says nothing may still be at it.
-const RECALL_SILENT: Duration = Duration::from_secs(10);
-/// A board that has restarted, or whose port is away, may come back.
-const RECALL_GONE: Duration = Duration::from_secs(30);
+/// How long a board is asked what became of a command.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Each question: a board that has restarted runs its setup first.
+    answer_within: Duration,
+    /// In all, a board that says nothing: it may still be at it.
+    silent: Duration,
+    /// In all, a board that has restarted, or whose port is away: it may come back.
+    gone: Duration,
+}
+
+impl Patience {
+    /// Boards start within seconds, and a person waits.
+    pub(super) const USUAL: Patience = Patience {
+        answer_within: Duration::from_secs(5),
+        silent: Duration::from_secs(10),
+        gone: Duration::from_secs(30),
+    };
+}
+
 /// What the board has printed about its answer, bytes.
 const DETAIL_BYTES_MAX: usize = 4_096;
 
@@ -30,6 +44,7 @@ pub(super) async fn run(
     line: &str,
     within: Duration,
     rest: Option<Duration>,
+    patience: Patience,
 ) -> Ending {
     let port = &board.port;
     let sent_within = rest.map_or(within, |rest| rest.min(within));
@@ -46,24 +61,35 @@ pub(super) async fn run(
         }
         Reply::Silent => {
             let why = format!("the board on port {port} gave no answer within {within:?}");
-            recall_within(RECALL_SILENT, board, no, Ending::because(CommandOutcome::TimedOut, why))
-                .await
+            let timed_out = Ending::because(CommandOutcome::TimedOut, why);
+            recall_within(patience.silent, board, no, timed_out, patience).await
         }
         Reply::Gone(why) => {
             let why = format!("before the board on port {port} could answer: {why}");
-            recall(board, no, Ending::because(CommandOutcome::Unknown, why)).await
+            recall(board, no, Ending::because(CommandOutcome::Unknown, why), patience).await
         }
     }
 }
 
 /// Asks the board what became of a command; where it cannot tell, it is as it was.
-pub(super) async fn recall(board: &Board, no: u32, otherwise: Ending) -> Ending {
-    recall_within(RECALL_GONE, board, no, otherwise).await
+pub(super) async fn recall(
+    board: &Board,
+    no: u32,
+    otherwise: Ending,
+    patience: Patience,
+) -> Ending {
+    recall_within(patience.gone, board, no, otherwise, patience).await
 }
 
 /// ... again and again: a question does nothing, and is lost on a board that is about to start.
 #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long it asks")]
-async fn recall_within(within: Duration, board: &Board, no: u32, otherwise: Ending) -> Ending {
+async fn recall_within(
+    within: Duration,
+    board: &Board,
+    no: u32,
+    otherwise: Ending,
+    patience: Patience,
+) -> Ending {
     let begun = Instant::now();
     let mut until = begun + within;
     loop {
@@ -71,12 +97,12 @@ async fn recall_within(within: Duration, board: &Board, no: u32, otherwise: Endi
         if left.is_zero() {
             return otherwise;
         }
-        match board.ask_about(no, left, RECALL_ANSWER_WITHIN).await {
+        match board.ask_about(no, left, patience.answer_within).await {
             Reply::Answered(answer) if answer.id == no => return answered(answer),
             Reply::Answered(answer) => return remembered(no, answer).unwrap_or(otherwise),
             Reply::Unsent => return otherwise,
             Reply::Silent => {}
-            Reply::Gone(_) => until = begun + RECALL_GONE,
+            Reply::Gone(_) => until = begun + patience.gone,
         }
     }
 }

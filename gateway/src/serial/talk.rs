@@ -183,8 +183,8 @@ impl Talk {
         if self.asked.is_some() {
             return std::future::pending().await;
         }
-        if !self.awake {
-            tokio::time::sleep_until(self.opened + START_MAX).await;
+        if let Some(started_by) = self.started_by() {
+            tokio::time::sleep_until(started_by).await;
         }
         while self.slot.lock().is_none() {
             self.slot.filled.notified().await;
@@ -193,7 +193,16 @@ impl Talk {
 
     /// The board has said something: unless that was before the opening, it runs.
     pub(crate) fn heard(&mut self) {
-        self.awake |= self.opened.elapsed() >= STALE_MAX;
+        self.heard_after(self.opened.elapsed());
+    }
+
+    fn heard_after(&mut self, opened_for: Duration) {
+        self.awake |= opened_for >= STALE_MAX;
+    }
+
+    /// When the board surely runs, unless it has said something.
+    fn started_by(&self) -> Option<Instant> {
+        (!self.awake).then_some(self.opened + START_MAX)
     }
 
     /// Takes the line that waits, if it still does: from here on it may reach the board.
@@ -265,6 +274,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3_600);
     const SHORT: Duration = Duration::from_millis(10);
+    /// A test that would hang fails.
+    const TEST_MAX: Duration = Duration::from_secs(60);
 
     fn answer(id: u32) -> Answer {
         Answer { id, ok: true, text: "on=1".to_owned() }
@@ -342,54 +353,63 @@ mod tests {
         tokio::join!(asked, port);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_line_waits_until_the_board_has_started() {
         let board = Board::new("fruiting".into());
         let asked = async { board.ask(42, "led", LONG, LONG).await };
         let port = async {
-            // The first line: whoever had the port before may have left half of one.
-            for (heard_at_ms, taken_after_ms) in
-                [(None, 3_000), (Some(100), 3_000), (Some(1_200), 1_200)]
+            for (heard_after_ms, starts) in [(None, true), (Some(100), true), (Some(1_200), false)]
             {
                 let mut talk = board.talk();
-                let opened = talk.opened;
-                if let Some(ms) = heard_at_ms {
-                    let waited = timeout(Duration::from_millis(ms), talk.filled()).await;
-                    assert!(waited.is_err(), "taken within {ms} ms");
-                    talk.heard();
+                // Nothing but what was heard ends its start.
+                talk.opened += LONG;
+                if let Some(ms) = heard_after_ms {
+                    talk.heard_after(Duration::from_millis(ms));
                 }
-                talk.filled().await;
-                let after = opened.elapsed().as_millis();
-                assert_eq!(after, taken_after_ms, "{heard_at_ms:?}");
+                let started_by = starts.then_some(talk.opened + START_MAX);
+                assert_eq!(talk.started_by(), started_by, "{heard_after_ms:?}");
+                let wait = if starts { SHORT } else { LONG };
+                let waited = timeout(wait, talk.filled()).await;
+                assert_eq!(waited.is_err(), starts, "{heard_after_ms:?}");
             }
-            let mut talk = board.talk_awake();
+            // It says nothing, and has had its time.
+            let mut talk = board.talk();
+            talk.opened -= START_MAX;
+            talk.filled().await;
+            // The first line: whoever had the port before may have left half of one.
             talk.take();
             assert!(talk.unwritten().starts_with(b"\n>42 led*"));
         };
-        assert!(matches!(tokio::join!(asked, port).0, Reply::Gone(_)));
+        let both = async { tokio::join!(asked, port).0 };
+        let reply = timeout(TEST_MAX, both).await.expect("it starts");
+        assert!(matches!(reply, Reply::Gone(_)));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn whoever_asks_meanwhile_waits_for_a_turn_and_takes_back_only_the_own_line() {
         let board = Board::new("fruiting".into());
         let mut talk = board.talk_awake();
-        let first = board.ask(1, "led on=1", SHORT * 2, LONG);
-        let second = async {
-            tokio::task::yield_now().await;
-            board.ask(2, "led on=0", SHORT, LONG).await
+        let gave_up = tokio::sync::Semaphore::new(0);
+        let gives_up = async |no| {
+            let reply = board.ask(no, "led on=0", SHORT, LONG).await;
+            gave_up.add_permits(1);
+            reply
         };
-        let third = async {
-            tokio::task::yield_now().await;
-            board.ask(3, "led on=1", LONG, LONG).await
-        };
+        let waits = async |no| board.ask(no, "led on=1", LONG, LONG).await;
         let port = async {
-            tokio::time::sleep(SHORT * 3).await;
-            talk.filled().await;
-            talk.take();
-            assert!(talk.answered(answer(3)), "only the third still waits");
+            let _both = gave_up.acquire_many(2).await.unwrap();
+            for no in [2, 4] {
+                talk.filled().await;
+                talk.take();
+                assert!(talk.answered(answer(no)), "only 2 and 4 still wait, in this order");
+            }
         };
-        let replies = tokio::join!(first, second, third, port);
-        assert_eq!((replies.0, replies.1), (Reply::Unsent, Reply::Unsent));
-        assert_eq!(replies.2, Reply::Answered(answer(3)));
+        // In this order: a `join!` would begin with another one each time.
+        let all =
+            async { tokio::join!(biased; gives_up(1), waits(2), gives_up(3), waits(4), port) };
+        let replies = timeout(TEST_MAX, all).await.expect("all end");
+        assert_eq!((replies.0, replies.2), (Reply::Unsent, Reply::Unsent));
+        assert_eq!(replies.1, Reply::Answered(answer(2)));
+        assert_eq!(replies.3, Reply::Answered(answer(4)));
     }
 }

@@ -1,9 +1,17 @@
 //! What becomes of a command whose answer does not come.
 
+use tokio::time::timeout;
+
 use super::*;
 use crate::serial::Talk;
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Never over while a test runs.
+const LONG: Duration = Duration::from_secs(3_600);
+const SHORT: Duration = Duration::from_millis(10);
+/// Only what the board says ends a command.
+const PATIENT: Patience = Patience { answer_within: SHORT, silent: LONG, gone: LONG };
+/// A test that would hang fails.
+const TEST_MAX: Duration = Duration::from_secs(60);
 
 /// The next line that the board gets.
 async fn next(talk: &mut Talk) -> (u32, String) {
@@ -34,16 +42,16 @@ fn nobody_knows() -> Ending {
     Ending::because(CommandOutcome::Unknown, "nobody knows")
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_late_answer_about_one_command_says_nothing_about_the_next() {
     let (board, mut talk) = board();
     let person = async {
-        let first = run(&board, 42, "led on=1", TIMEOUT, None).await;
-        (first.outcome, run(&board, 43, "led on=0", TIMEOUT, None).await.outcome)
+        let first = run(&board, 42, "led on=1", LONG, None, PATIENT).await;
+        (first.outcome, run(&board, 43, "led on=0", LONG, None, PATIENT).await.outcome)
     };
     let busy = async {
         assert_eq!(next(&mut talk).await, (42, "led on=1".to_owned()));
-        say_nothing(&mut talk).await;
+        talk.end(Reply::Silent);
         let mut late = Vec::new();
         for _ in 0..2 {
             let (no, text) = next(&mut talk).await;
@@ -51,8 +59,11 @@ async fn a_late_answer_about_one_command_says_nothing_about_the_next() {
             late.push(no);
             say_nothing(&mut talk).await;
         }
+        // What cannot be read ends the questions about the first.
+        let (no, _) = next(&mut talk).await;
+        assert!(says(&mut talk, no, "what"));
         assert_eq!(next(&mut talk).await, (43, "led on=0".to_owned()));
-        say_nothing(&mut talk).await;
+        talk.end(Reply::Silent);
         // It has done the first, and has not yet read the second.
         let (no, text) = next(&mut talk).await;
         assert_eq!(text, "last no=43");
@@ -61,29 +72,31 @@ async fn a_late_answer_about_one_command_says_nothing_about_the_next() {
         }
         assert!(says(&mut talk, no, "none"));
     };
-    let ((first, second), ()) = tokio::join!(person, busy);
-    assert_eq!((first, second), (CommandOutcome::TimedOut, CommandOutcome::Rejected));
+    let both = async { tokio::join!(person, busy).0 };
+    let outcomes = timeout(TEST_MAX, both).await.expect("both end");
+    assert_eq!(outcomes, (CommandOutcome::TimedOut, CommandOutcome::Rejected));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_answer_that_comes_late_counts_while_the_board_is_asked_about_it() {
     for (ok, outcome) in [(true, CommandOutcome::Succeeded), (false, CommandOutcome::Failed)] {
         let (board, mut talk) = board();
-        let person = run(&board, 42, "led on=1", TIMEOUT, None);
+        let person = run(&board, 42, "led on=1", LONG, None, PATIENT);
         let slow = async {
             next(&mut talk).await;
-            say_nothing(&mut talk).await;
+            talk.end(Reply::Silent);
             assert_eq!(next(&mut talk).await.1, "last no=42");
             assert!(talk.answered(Answer { id: 42, ok, text: "on=1".to_owned() }));
         };
-        assert_eq!(tokio::join!(person, slow).0.outcome, outcome);
+        let both = async { tokio::join!(person, slow).0.outcome };
+        assert_eq!(timeout(TEST_MAX, both).await.expect("both end"), outcome);
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_question_that_a_start_has_swallowed_is_asked_again() {
     let (board, mut talk) = board();
-    let person = recall(&board, 42, nobody_knows());
+    let person = recall(&board, 42, nobody_knows(), PATIENT);
     let starting = async {
         next(&mut talk).await;
         talk.end(Reply::Gone("the board has restarted".to_owned()));
@@ -98,12 +111,12 @@ async fn a_question_that_a_start_has_swallowed_is_asked_again() {
         assert!(says(&mut talk, no, "ok ok"));
     };
     let both = async { tokio::join!(person, starting).0.outcome };
-    let outcome = tokio::time::timeout(RECALL_GONE * 2, both).await;
+    let outcome = timeout(TEST_MAX, both).await;
     assert_eq!(outcome.expect("it is asked"), CommandOutcome::Succeeded);
 }
 
 #[allow(clippy::disallowed_methods, reason = "the clock is the test's own")]
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_board_that_cannot_tell_is_not_asked_for_ever() {
     // One that keeps nothing says so at once.
     let (board, mut talk) = board();
@@ -111,9 +124,10 @@ async fn a_board_that_cannot_tell_is_not_asked_for_ever() {
         let (no, _) = next(&mut talk).await;
         assert!(talk.answered(Answer { id: no, ok: false, text: "not known".to_owned() }));
     };
-    let (ending, ()) = tokio::join!(recall(&board, 42, nobody_knows()), plain);
-    assert_eq!(ending, nobody_knows());
+    let both = async { tokio::join!(recall(&board, 42, nobody_knows(), PATIENT), plain).0 };
+    assert_eq!(timeout(TEST_MAX, both).await.expect("it tells"), nobody_knows());
     // One that has stopped says nothing, one that is away neither.
+    let patience = Patience { gone: SHORT * 5, ..PATIENT };
     let stopped = async {
         loop {
             next(&mut talk).await;
@@ -121,10 +135,14 @@ async fn a_board_that_cannot_tell_is_not_asked_for_ever() {
         }
     };
     let begun = Instant::now();
-    tokio::select! {
-        ending = recall(&board, 42, nobody_knows()) => assert_eq!(ending, nobody_knows()),
-        () = stopped => {}
-    }
-    assert_eq!(begun.elapsed().as_secs(), RECALL_GONE.as_secs());
-    assert_eq!(recall(&board, 42, nobody_knows()).await, nobody_knows());
+    let asks = async {
+        tokio::select! {
+            ending = recall(&board, 42, nobody_knows(), patience) => ending,
+            () = stopped => unreachable!("it says nothing for ever"),
+        }
+    };
+    assert_eq!(timeout(TEST_MAX, asks).await.expect("it is given up"), nobody_knows());
+    assert!(begun.elapsed() >= patience.gone, "it was given up early");
+    let asks = recall(&board, 42, nobody_knows(), patience);
+    assert_eq!(timeout(TEST_MAX, asks).await.expect("it is given up"), nobody_knows());
 }
