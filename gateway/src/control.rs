@@ -83,7 +83,8 @@ async fn serve(
     if request.trim() == "check" {
         return Ok(Some(stream));
     }
-    let answer = match answer(request.trim(), &ports.borrow()) {
+    let ports = ports.borrow().clone();
+    let answer = match answer(request.trim(), &ports).await {
         Ok(done) => format!("done: {done}\n"),
         Err(why) => format!("refused: {why}\n"),
     };
@@ -106,7 +107,7 @@ async fn tell(mut stream: UnixStream, asked: Asked) -> std::io::Result<()> {
     Ok(())
 }
 
-fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
+async fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
     let words: Vec<&str> = request.split_whitespace().collect();
     let ["release", port, time] = words[..] else {
         return Err(format!("{request:?} is no request; known are: release PORT TIME, check"));
@@ -124,7 +125,12 @@ fn answer(request: &str, ports: &[Releaser]) -> Result<String, String> {
     releaser.release(time);
     Ok(match time {
         Duration::ZERO => format!("{port} is opened again"),
-        time => format!("{port} is closed for {time:?}; then the gateway opens it again"),
+        time if releaser.closed().await => {
+            format!("{port} is closed for {time:?}; then the gateway opens it again")
+        }
+        time => format!(
+            "{port} is given up for {time:?}, but its driver still closes it; then the gateway opens it again"
+        ),
     })
 }
 

@@ -6,12 +6,13 @@
 //!                                                            scales
 //! ```
 //!
-//! All but `port`, `open` and `socket` do no IO and read no clock. Those never wait for whoever
+//! All but `port`, `open`, `close` and `socket` do no IO and read no clock. Those never wait for whoever
 //! takes the readings: what finds the queue full is counted as refused.
 //!
 //! Nothing that arrives here is trusted: a line with a wrong checksum is refused, unless the
 //! configuration says that there are none, and every refusal is counted.
 
+mod close;
 mod counters;
 mod decode;
 mod format;

@@ -16,8 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_serial::SerialStream;
+use tokio_serial::{ClearBuffer, SerialPort, SerialStream};
 
+use super::close::Openings;
 use super::counters::count;
 use super::open::{Opened, Opener};
 use super::outlet::Outlet;
@@ -117,6 +118,7 @@ pub struct Releaser {
     /// The port's name.
     pub port: Arc<str>,
     until: watch::Sender<Instant>,
+    openings: Openings,
 }
 
 impl Releaser {
@@ -124,6 +126,11 @@ impl Releaser {
     #[allow(clippy::disallowed_methods, reason = "a driver: it counts how long a port is closed")]
     pub fn release(&self, time: Duration) {
         let _ = self.until.send(Instant::now() + time);
+    }
+
+    /// Waits a moment until the port is closed. `false`: its driver takes longer.
+    pub async fn closed(&self) -> bool {
+        self.openings.closed().await
     }
 }
 
@@ -142,7 +149,8 @@ pub fn spawn(
     let counters = outlet.counters.clone();
     let (stop, stopped) = oneshot::channel();
     let (until, released) = watch::channel(Instant::now());
-    let releaser = Releaser { port: config.name.clone(), until };
+    let openings = Openings::default();
+    let releaser = Releaser { port: config.name.clone(), until, openings: openings.clone() };
     let board = Board::new(config.name.clone());
     let to_board = board.clone();
     let (settings, settings_now) = watch::channel(config.clone());
@@ -150,9 +158,10 @@ pub fn spawn(
         // Reading may be given up anywhere: the decoder holds only what was not accepted.
         tokio::select! {
             _ = stopped => {}
-            () = read_unless_released(&config, &settings_now, &outlet, &to_board, released) => {}
+            () = read_unless_released(&config, &settings_now, &outlet, &to_board, &openings, released) => {}
             () = outlet.end_windows() => {}
         }
+        openings.closed().await;
         outlet.end();
     });
     PortHandle { counters, releaser, board, settings, stop, task }
@@ -164,6 +173,7 @@ async fn read_unless_released(
     settings: &watch::Receiver<PortConfig>,
     outlet: &Arc<Outlet>,
     board: &Board,
+    openings: &Openings,
     mut released: watch::Receiver<Instant>,
 ) {
     // Kept while the port is closed: the board's next `#n` tells what went to somebody else.
@@ -175,9 +185,10 @@ async fn read_unless_released(
             // A port that is open is not closed to be opened again: that would reset an Uno.
             let is_wanted = |until: &Instant| *until > Instant::now();
             tokio::select! {
-                () = read_forever(port, settings, outlet, board, &mut tuned) => return,
+                () = read_forever(port, settings, outlet, board, openings, &mut tuned) => return,
                 Ok(_) = released.wait_for(is_wanted) => {}
             }
+            openings.closed().await;
             tuned.decoder.reopened();
         } else {
             outlet.event(PortEvent::Released { port: port.name.clone(), time });
@@ -194,6 +205,7 @@ async fn read_forever(
     settings: &watch::Receiver<PortConfig>,
     outlet: &Arc<Outlet>,
     board: &Board,
+    openings: &Openings,
     tuned: &mut Tuned,
 ) {
     let mut opener = Opener::default();
@@ -210,13 +222,15 @@ async fn read_forever(
                 let end = match opened {
                     Opened::Device(stream, hints) => {
                         outlet.event(opened_with(hints));
-                        read(stream, tuned, outlet, board.talk(), &mut failures).await
+                        let mut held = openings.hold(stream, discard);
+                        read(held.device(), tuned, outlet, board.talk(), &mut failures).await
                     }
                     Opened::Socket(listener) => {
                         outlet.event(opened_with(Vec::new()));
                         End::Lost(socket::serve(&listener, settings, outlet).await)
                     }
                 };
+                openings.closed().await;
                 tuned.decoder.reopened();
                 match end {
                     End::Lost(reason) => reason,
@@ -263,6 +277,12 @@ fn reopen_after(failures: usize) -> Duration {
     Duration::from_millis(fastrand::u64(0..=within))
 }
 
+/// What is not sent yet of a line: whoever has asked is told that the board perhaps does not have it.
+fn discard(stream: &SerialStream) {
+    // Of one that is gone nothing is left to be discarded.
+    let _ = stream.clear(ClearBuffer::Output);
+}
+
 enum End {
     Lost(String),
     NobodyReads,
@@ -271,7 +291,7 @@ enum End {
 /// Reads until the device is gone. Bytes that arrive end a row of failures: a device that
 /// opens and hangs up at once is not worth a hundred openings a second.
 async fn read(
-    stream: SerialStream,
+    stream: &mut SerialStream,
     tuned: &mut Tuned,
     outlet: &Outlet,
     mut talk: Talk,

@@ -1,7 +1,7 @@
 //! On real pseudo-terminals: what a board writes is what the gateway reads.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -93,6 +93,11 @@ impl Bench {
             PortEvent::Lost { reason, .. } => reason,
             other => panic!("expected Lost, got {other:?}"),
         }
+    }
+
+    async fn until_closed(&self) {
+        let closed = async { while !self.handle.releaser.closed().await {} };
+        timeout(DEADLINE, closed).await.expect("it closes");
     }
 
     async fn until(&self, condition: impl Fn(&CountersNow) -> bool) -> CountersNow {
@@ -295,6 +300,7 @@ async fn a_port_that_was_asked_for_is_closed_for_a_while_and_opened_again() {
     bench.handle.releaser.release(Duration::from_secs(3_600));
     let released = bench.event().await;
     assert!(matches!(released, PortEvent::Released { .. }), "{released:?}");
+    bench.until_closed().await;
     // The last close of the other side reads as EIO on a master.
     let mut byte = [0];
     assert_eq!(rustix::io::read(&board.0, &mut byte), Err(rustix::io::Errno::IO));
@@ -308,6 +314,34 @@ async fn a_port_that_was_asked_for_is_closed_for_a_while_and_opened_again() {
     board.write(&signed("temp=2 #4"));
     assert_eq!(bench.reading().await, r#"fruiting {"temp":2}"#);
     assert_eq!(bench.handle.counters.snapshot().lines_lost, 2, "what went to somebody else");
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_board_has_not_taken_is_discarded_when_its_port_closes() {
+    // A terminal's reading side holds so much (N_TTY_BUF_SIZE of Linux); the rest waits to be sent.
+    const TAKEN_BYTES_MAX: usize = 4_096;
+    let (mut bench, board) = Bench::start(10, true, |_| {});
+    let mut board = board.unwrap();
+    bench.opened().await;
+    let to_board = bench.handle.board.clone();
+    let line = "x".repeat(16 * TAKEN_BYTES_MAX);
+    let asked = tokio::spawn(async move { to_board.ask(1, &line, DEADLINE, DEADLINE).await });
+    let full = async {
+        while rustix::io::ioctl_fionread(&board.0).unwrap() + 1 < TAKEN_BYTES_MAX as u64 {
+            // It has started, and says so; it does not read.
+            board.write(&signed("temp=1"));
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, full).await.expect("the line is written");
+    bench.handle.releaser.release(Duration::from_secs(3_600));
+    assert!(matches!(asked.await.unwrap(), Reply::Gone(_)));
+    bench.until_closed().await;
+    let mut taken = Vec::new();
+    // As above: EIO is the end.
+    board.0.read_to_end(&mut taken).unwrap_err();
+    assert!(taken.len() <= TAKEN_BYTES_MAX, "{} bytes", taken.len());
     bench.handle.stop().await;
 }
 
