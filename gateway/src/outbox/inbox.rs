@@ -168,7 +168,11 @@ impl Outbox {
             }
             Verdict::Stale => {
                 let kind = ack(plain(CommandOutcome::Stale));
-                Some(self.tell(kind, now, |transaction, at| row.stale(transaction, at))?)
+                let spare = self.spare_stale().map_err(AppendError::Failed)?.unwrap_or_default();
+                Some(self.tell(kind, now, |transaction, at| {
+                    spare.iter().try_for_each(|stale| stale.forget(transaction))?;
+                    row.stale(transaction, at)
+                })?)
             }
             Verdict::Reject(why) => {
                 let ending = Ending::because(CommandOutcome::Rejected, why.clone());

@@ -1,20 +1,38 @@
 //! How much the inbox may hold, and the room that the outcomes of commands have.
 
 use fieldpost_protocol::Event;
+use rusqlite::{Transaction, params};
 
 use super::super::append::Room;
 use super::super::{NewEvent, Outbox};
+use super::rows::event_of;
 use crate::engine::{Record, Verdict};
 
 /// Ids that are remembered; at the bound further commands are dropped. 4 MB at most, or nearly.
 pub const COMMANDS_MAX: u64 = 20_000;
-/// ... of which so many, stale ones included, did not run: whoever publishes nonsense leaves room for
-/// what may run, and does not fill the outbox.
+/// ... of which so many did not run: whoever publishes nonsense leaves room for what may run, and does
+/// not fill the outbox.
 pub const REFUSED_MAX: u64 = 5_000;
+/// Stale ones, beside them: without that answer the bridge would not issue them to this epoch. At the bound
+/// those go that storage has; they only saved a repetition.
+pub const STALE_MAX: u64 = 5_000;
 /// Refusals of another command under an id that is known, on their way to storage.
 pub const OTHER_CONTENTS_MAX: usize = 256;
 /// Kept free for each outcome that is to come: its event, its row, and the pages between.
 const OUTCOME_BYTES: u64 = 16 * 1024;
+
+/// What a stale row is known by.
+pub(super) struct Stale {
+    id: String,
+    target: Vec<u8>,
+}
+
+impl Stale {
+    pub(super) fn forget(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM stale WHERE id = ?1 AND target = ?2";
+        transaction.prepare_cached(sql)?.execute(params![self.id, self.target]).map(drop)
+    }
+}
 
 impl Outbox {
     /// Why a verdict cannot be recorded now, if so: the command is dropped, and may come again.
@@ -30,7 +48,14 @@ impl Outbox {
             }
             Verdict::Start => (self.commands()? >= COMMANDS_MAX).then(many),
             Verdict::Stale if record.stale.is_some() => None,
-            Verdict::Stale | Verdict::Reject(_) | Verdict::Expire => {
+            Verdict::Stale => {
+                self.spare_stale()?.is_some_and(|spare| spare.is_empty()).then(|| {
+                    format!(
+                        "{STALE_MAX} commands for other epochs came, and storage knows of none yet"
+                    )
+                })
+            }
+            Verdict::Reject(_) | Verdict::Expire => {
                 let few = || {
                     format!(
                         "{REFUSED_MAX} commands that did not run came within 30 days, and no more are kept"
@@ -55,9 +80,28 @@ impl Outbox {
 
     fn refused(&self) -> rusqlite::Result<u64> {
         let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let sql = "SELECT (SELECT count(*) FROM command WHERE outcome IN ('rejected', 'expired'))
-                   + (SELECT count(*) FROM stale)";
+        let sql = "SELECT count(*) FROM command WHERE outcome IN ('rejected', 'expired')";
         Ok(self.conn.prepare_cached(sql)?.query_row([], count)? as u64)
+    }
+
+    /// At the bound of stale ones, those that storage has; `None` below it.
+    pub(super) fn spare_stale(&self) -> rusqlite::Result<Option<Vec<Stale>>> {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let all = self.conn.prepare_cached("SELECT count(*) FROM stale")?.query_row([], count)?;
+        if (all as u64) < STALE_MAX {
+            return Ok(None);
+        }
+        let sql = "SELECT id, target, event_epoch, event_seq FROM stale";
+        let mut query = self.conn.prepare_cached(sql)?;
+        let rows = query.query_map([], |row| {
+            let stale = Stale { id: row.get(0)?, target: row.get(1)? };
+            Ok((stale, event_of(row, 2)?))
+        })?;
+        let told = rows.filter_map(|row| match row {
+            Ok((stale, event)) => self.is_told(event).then_some(Ok(stale)),
+            Err(error) => Some(Err(error)),
+        });
+        told.collect::<rusqlite::Result<_>>().map(Some)
     }
 
     fn commands(&self) -> rusqlite::Result<u64> {

@@ -5,7 +5,7 @@ use fieldpost_protocol::{Command, CommandId, CommandOutcome, Epoch, EventKind, M
 use super::*;
 use crate::engine::{Guards, Judge, Verdict};
 use crate::outbox::inbox::REMEMBERED_MS;
-use crate::outbox::inbox::bounds::{COMMANDS_MAX, OTHER_CONTENTS_MAX, REFUSED_MAX};
+use crate::outbox::inbox::bounds::{COMMANDS_MAX, OTHER_CONTENTS_MAX, REFUSED_MAX, STALE_MAX};
 use crate::outbox::{Ending, Finished, Taken};
 
 const CLOUD_MS: i64 = 1_795_000_000_000;
@@ -258,22 +258,44 @@ fn take_and_reject(outbox: &mut Outbox, text: &str) -> Taken {
 fn what_does_not_run_has_a_share_of_the_inbox_and_beyond_it_is_dropped() {
     let bench = Bench::new();
     let mut outbox = bench.open();
-    fill(&outbox, REFUSED_MAX - 2, "rejected");
+    fill(&outbox, REFUSED_MAX - 1, "rejected");
     take_and_reject(&mut outbox, "typo");
-    let old = Command { target: Some(Epoch([7; 16])), ..led("a1") };
-    assert_eq!(verdict(&mut outbox, &old), Verdict::Stale);
     let before = events(&outbox);
     let late = Command { expires: Some(CLOUD_MS), ..led("late") };
-    let other_old = Command { target: Some(Epoch([8; 16])), ..led("a1") };
     let rejected = take_and_reject(&mut outbox, "another");
-    for taken in [rejected, take(&mut outbox, &late), take(&mut outbox, &other_old)] {
+    for taken in [rejected, take(&mut outbox, &late)] {
         assert_eq!((taken.verdict, taken.told), (Verdict::Wait, None));
         assert!(taken.dropped.is_some_and(|why| why.contains("5000 commands that did not run")));
     }
     assert_eq!(events(&outbox), before);
     assert_eq!(verdict(&mut outbox, &led("a2")), Verdict::Start, "what may run does");
+    let old = Command { target: Some(Epoch([7; 16])), ..led("a1") };
+    assert_eq!(verdict(&mut outbox, &old), Verdict::Stale, "and what the bridge has to issue anew");
+}
+
+#[test]
+fn beyond_the_bound_of_stale_ones_those_go_that_storage_has() {
+    let bench = Bench::new();
+    let mut outbox = bench.open();
+    let old = |n: u64| Command { target: Some(Epoch([7; 16])), ..led(&format!("old{n}")) };
+    assert_eq!(verdict(&mut outbox, &old(0)), Verdict::Stale);
+    let more = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1)
+                INSERT INTO stale SELECT 'old' || i, target, unix_ms, event_epoch, event_seq FROM n, stale";
+    outbox.conn.execute(more, [STALE_MAX as i64]).unwrap();
+    let taken = take(&mut outbox, &old(STALE_MAX));
+    assert_eq!((taken.verdict, taken.told), (Verdict::Wait, None));
+    assert!(taken.dropped.is_some_and(|why| why.contains("5000 commands for other epochs")));
+    assert_eq!(verdict(&mut outbox, &old(0)), Verdict::Wait, "it is on its way");
     ack_all(&mut outbox);
-    assert_eq!(verdict(&mut outbox, &old), Verdict::Stale, "it takes no row more");
+    assert_eq!(verdict(&mut outbox, &old(STALE_MAX)), Verdict::Stale);
+    let left: i64 =
+        outbox.conn.query_row("SELECT count(*) FROM stale", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 1);
+    assert_eq!(
+        verdict(&mut outbox, &old(0)),
+        Verdict::Stale,
+        "it is said once more, and never runs"
+    );
 }
 
 #[test]
