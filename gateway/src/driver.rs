@@ -14,6 +14,7 @@ mod home_assistant;
 mod publish;
 mod remote;
 mod resend;
+mod throttle;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -368,6 +369,7 @@ impl Driver {
         self.judge_health(now);
         self.judge_connection(now);
         self.tell_alive(now);
+        self.broker.tick(now);
         if let Some((skew_ms, rtt)) = self.time_owed {
             // Without it the rows of an epoch cannot leave.
             self.learn_time(skew_ms, rtt).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Driver, Port};
+use super::{Driver, Port};
 use crate::clock;
 use crate::config::Config;
 use crate::outbox::Gone;
@@ -25,7 +25,7 @@ impl Driver {
         self.desk.change(config.commands.clone(), self.sources.boards());
         self.rules.replace(config.rules.clone(), clock::boottime_ms());
         if config.broker != before.broker {
-            self.broker = Broker::new(crate::run::address_of(&config));
+            self.broker.change(crate::run::address_of(&config));
             self.session_is_old = true;
         } else if config.meta != before.meta {
             self.publish_meta();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use fieldpost_mqtt::{DisconnectReason, Event as SessionEvent};
+use fieldpost_mqtt::{DisconnectReason, Event as SessionEvent, PublishError};
 use fieldpost_protocol::{BridgeStatus, Severity, State, SyncAcks, Topic};
 use tokio::sync::mpsc;
 
+use super::throttle::Throttle;
 use super::{Driver, home_assistant};
 use crate::clock;
 use crate::outbox::Gone;
@@ -14,10 +15,6 @@ use crate::outbox::Gone;
 const SHORT: Duration = Duration::from_secs(30);
 /// So many short ones in a row are an alert; one that holds for twice [`SHORT`] ends it.
 const SHORT_ONES: u32 = 5;
-/// At most one line in the log for messages that are dropped in this time: a peer that sends
-/// garbage must not wear out the card.
-const DROPS_LOGGED: Duration = Duration::from_secs(10);
-
 /// What is known of the broker.
 #[derive(Debug, Default)]
 pub(crate) struct Broker {
@@ -27,8 +24,10 @@ pub(crate) struct Broker {
     pub(crate) last_error: Option<String>,
     connected_at: Option<Duration>,
     short_ones: u32,
-    drops: u64,
-    drops_logged: Option<Duration>,
+    /// Messages that came and were dropped: a peer that sends garbage must not wear out the card.
+    drops: Throttle,
+    /// Messages of ours that the connection did not take.
+    untaken: Throttle,
 }
 
 impl Broker {
@@ -36,13 +35,33 @@ impl Broker {
         Broker { address, ..Broker::default() }
     }
 
+    /// Another broker; what was not logged yet will be.
+    pub(super) fn change(&mut self, address: String) {
+        let (drops, untaken) = (std::mem::take(&mut self.drops), std::mem::take(&mut self.untaken));
+        *self = Broker { drops, untaken, ..Broker::new(address) };
+    }
+
     /// Nothing is done about a message: a line in the log, now and then.
     pub(super) fn note_drop(&mut self, now: Duration, topic: &str, why: &str) {
-        self.drops += 1;
-        if self.drops_logged.is_none_or(|at| now >= at + DROPS_LOGGED) {
-            let dropped = std::mem::take(&mut self.drops);
+        if let Some(dropped) = self.drops.note(now) {
             tracing::warn!(topic, why, dropped, "messages were dropped; this is the last one");
-            self.drops_logged = Some(now);
+        }
+    }
+
+    /// A message of ours is lost: a line in the log, now and then.
+    pub(super) fn note_untaken(&mut self, now: Duration, topic: &str, error: &PublishError) {
+        if let Some(lost) = self.untaken.note(now) {
+            tracing::warn!(topic, %error, lost, "messages were not taken; this is the last one");
+        }
+    }
+
+    /// Says what happened since the last line, when no more of it happens.
+    pub(super) fn tick(&mut self, now: Duration) {
+        if let Some(dropped) = self.drops.due(now) {
+            tracing::warn!(dropped, "more messages were dropped since");
+        }
+        if let Some(lost) = self.untaken.due(now) {
+            tracing::warn!(lost, "more messages were not taken since");
         }
     }
 }

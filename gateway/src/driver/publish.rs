@@ -102,10 +102,10 @@ impl Driver {
     pub(super) fn publish(&mut self, topic: Topic, payload: Vec<u8>, qos: Qos, retain: bool) {
         let (Some(session), Some(connection)) = (&self.session, self.connection) else { return };
         let topic = self.topics.name(&topic);
-        let message = Message { topic, payload, qos, retain, token: Token(0) };
+        let message = Message { topic: topic.clone(), payload, qos, retain, token: Token(0) };
         match session.publish(connection, message) {
             Ok(()) | Err(PublishError::Offline { .. }) => {}
-            Err(error) => tracing::warn!(%error, "a message was not taken"),
+            Err(error) => self.broker.note_untaken(clock::boottime(), &topic, &error),
         }
     }
 
