@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What the outbox has not recorded has not happened: a command that is dropped here, since too many
-//! wait, is sent again by the bridge.
+//! wait for the same board, is sent again by the bridge. What waits for one board keeps no command of
+//! another out, nor one of the gateway's own.
 
 pub mod allowed;
 mod board;
@@ -26,8 +27,11 @@ pub use allowed::{Allowed, BoardCommand, Callee};
 use board::Patience;
 pub use builtin::Builtin;
 
-/// Commands that wait to be judged, or for a board. One more is dropped.
-const WAITING_MAX: usize = 64;
+/// Commands that wait for one board, to be judged or until it is free: as many as a bridge issues at a
+/// time. One more is dropped. A silent board takes seconds for each.
+const WAITING_PER_BOARD_MAX: usize = 64;
+/// ... and for the gateway itself, unknown ones included: they wait only while a disk refuses.
+const WAITING_FOR_GATEWAY_MAX: usize = 64;
 /// ... and for the time, beside them: nobody may ever tell it.
 const HELD_MAX: usize = 64;
 /// Commands that are done at a time: one for each board.
@@ -38,6 +42,8 @@ const DONE_MAX: usize = 64;
 pub(crate) struct Done {
     /// Which.
     pub(crate) id: CommandId,
+    /// What it is called.
+    pub(crate) name: String,
     /// How.
     pub(crate) ending: Ending,
     /// The board that is free again.
@@ -46,8 +52,8 @@ pub(crate) struct Done {
 
 impl Done {
     /// Of one that the gateway itself has done.
-    pub(crate) fn by_gateway(id: CommandId, ending: Ending) -> Done {
-        Done { id, ending, board: None }
+    pub(crate) fn by_gateway(id: CommandId, name: &str, ending: Ending) -> Done {
+        Done { id, name: name.to_owned(), ending, board: None }
     }
 }
 
@@ -139,21 +145,30 @@ impl Desk {
         &self.allowed
     }
 
-    /// Takes a command. `false`: too many wait, and it is dropped. One that waits already is taken
-    /// for granted.
-    pub(crate) fn put(&mut self, command: Command) -> bool {
-        let queues = self.ways.values().map(|way| &way.queue);
-        let waiting = || queues.clone().chain([&self.queue]);
+    /// Takes a command. One that waits already is taken for granted.
+    ///
+    /// # Errors
+    /// Too many wait for whoever does it, and it is dropped.
+    pub(crate) fn put(&mut self, command: Command) -> Result<(), String> {
         // One in doubt must not start after all, while it is being rejected.
         let is_doubtful = self.doubtful.as_ref().is_some_and(|known| known.id == command.id);
-        if is_doubtful || waiting().chain([&self.held]).flatten().any(|known| *known == command) {
-            return true;
+        let queues = self.ways.values().map(|way| &way.queue);
+        let queues = queues.chain([&self.queue, &self.held]);
+        if is_doubtful || queues.flatten().any(|known| *known == command) {
+            return Ok(());
         }
-        if waiting().map(VecDeque::len).sum::<usize>() >= WAITING_MAX {
-            return false;
+        let port = self.port_of(&command.name);
+        let unjudged = self.queue.iter().filter(|known| self.port_of(&known.name) == port).count();
+        let for_board = port.and_then(|port| self.ways.get(port)).map_or(0, |way| way.queue.len());
+        let (whom, max) = match port {
+            Some(port) => (format!("port {port}"), WAITING_PER_BOARD_MAX),
+            None => ("the gateway itself".to_owned(), WAITING_FOR_GATEWAY_MAX),
+        };
+        if unjudged + for_board >= max {
+            return Err(format!("{max} commands wait for {whom} already, and no more may"));
         }
         self.queue.push_back(command);
-        true
+        Ok(())
     }
 
     /// The next one to be judged: for a board that is free, or for none.
@@ -254,7 +269,7 @@ impl Desk {
             }
         });
         if !asks {
-            self.owed.push_back(Done::by_gateway(id, ending));
+            self.owed.push_back(Done::by_gateway(id, &name, ending));
         }
     }
 
@@ -271,6 +286,14 @@ impl Desk {
     /// How many commands are under way, or their outcomes not recorded.
     pub(crate) fn open(&self) -> usize {
         self.ways.values().filter(|way| way.begun).count() + self.owed.len()
+    }
+
+    /// The port whose board does it; `None`: the gateway, or nobody.
+    fn port_of(&self, name: &str) -> Option<&Arc<str>> {
+        match self.allowed.callee(name)? {
+            Callee::Board(rule) => self.ways.contains_key(&rule.port).then_some(&rule.port),
+            Callee::Gateway(_) => None,
+        }
     }
 
     fn way<'w>(
@@ -292,12 +315,12 @@ impl Desk {
     ) -> bool {
         let Some(way) = Self::way(&self.allowed, &mut self.ways, name) else { return false };
         way.busy += 1;
-        let (board, done) = (way.board.clone(), self.done.clone());
+        let (board, done, name) = (way.board.clone(), self.done.clone(), name.to_owned());
         let asked = ask(board.clone());
         tokio::spawn(async move {
             let ending = asked.await;
             // The driver may have ended: then the next start asks the board.
-            let _ = done.send(Done { id, ending, board: Some(board) }).await;
+            let _ = done.send(Done { id, name, ending, board: Some(board) }).await;
         });
         true
     }

@@ -23,6 +23,7 @@ on_each_broker! {
     readings_are_published_once_more_and_stored_no_second_time,
     a_gateway_starts_again_on_request_and_says_so_itself,
     a_board_that_gives_no_answer_has_timed_out_and_the_next_command_runs,
+    a_silent_board_keeps_out_its_own_commands_and_no_others,
     a_gateway_that_is_killed_before_the_answer_says_that_nobody_knows,
     a_gateway_that_ends_waits_for_the_answers_of_its_boards,
     a_resend_goes_on_with_another_session,
@@ -136,10 +137,11 @@ fn a_command_runs_once_and_its_acks_are_stored_and_seen(broker: Broker) -> anyho
         .seen()?
         .into_iter()
         .map(|ack| {
-            format!("{} {}", ack.id.expect("its id"), ack.outcome.expect("its outcome").as_str())
+            let (id, name) = (ack.id.expect("its id"), ack.name.expect("its name"));
+            format!("{id} {name} {}", ack.outcome.expect("its outcome").as_str())
         })
         .collect();
-    assert_eq!(seen, ["a1 accepted", "a1 succeeded", "a2 accepted", "a2 failed"]);
+    assert_eq!(seen, ["a1 led accepted", "a1 led succeeded", "a2 fail accepted", "a2 fail failed"]);
     bench.end()
 }
 
@@ -337,6 +339,27 @@ fn a_board_that_gives_no_answer_has_timed_out_and_the_next_command_runs(
         Ok(outcomes.iter().any(|outcome| outcome == "succeeded" || outcome == "timed_out"))
     })?;
     assert_eq!(bench.rig.ledger.commands(), ["fail", "led on=0"]);
+    bench.end()
+}
+
+fn a_silent_board_keeps_out_its_own_commands_and_no_others(broker: Broker) -> anyhow::Result<()> {
+    let mut bench = Bench::new(broker)?;
+    bench.rig.board.as_ref().expect("plugged in above").answer(false);
+    let topic = format!("devices/{DEVICE}/commands");
+    let fail = |n: usize| format!(r#"{{"id":"f{n}","name":"fail"}}"#).into_bytes();
+    bench.person.publish((0..80).map(|n| (topic.clone(), fail(n))), false)?;
+    let dropped = bench.wait_seen("64 commands wait for port arduino already")?;
+    assert_eq!((dropped.name.as_deref(), dropped.outcome), (Some("fail"), None));
+    let gateways = [("p1", "ping", "{}"), ("p2", "serial.reopen", r#"{"port":"arduino"}"#)];
+    for (id, name, args) in gateways {
+        bench.publish(&format!(r#"{{"id":"{id}","name":"{name}","args":{args}}}"#))?;
+        bench.wait(id, "succeeded")?;
+    }
+    let dropped = bench.seen()?.into_iter().filter(|ack| ack.outcome.is_none());
+    let others: Vec<_> = dropped.filter(|ack| ack.name.as_deref() != Some("fail")).collect();
+    assert!(others.is_empty(), "dropped beside the board's own: {others:?}");
+    assert!(bench.rig.ledger.commands().len() < 20, "most of the board's wait all the time");
+    bench.rig.board.as_ref().expect("plugged in above").answer(true);
     bench.end()
 }
 

@@ -12,15 +12,30 @@ fn led(id: &str, on: i64) -> Command {
 
 /// A desk with a board for `led`; everything else is the gateway's.
 fn desk() -> (Desk, mpsc::Receiver<Done>) {
-    let rule = BoardCommand {
-        port: "fruiting".into(),
+    with_boards(&[("led", "fruiting")])
+}
+
+/// ... and another for `fan`.
+fn two_boards() -> (Desk, mpsc::Receiver<Done>) {
+    with_boards(&[("led", "fruiting"), ("fan", "attic")])
+}
+
+fn with_boards(of: &[(&str, &str)]) -> (Desk, mpsc::Receiver<Done>) {
+    let rule = |port: &str| BoardCommand {
+        port: port.into(),
         timeout: Duration::from_secs(5),
         line_bytes_max: 4_096,
         args: BTreeMap::new(),
     };
-    let boards = BTreeMap::from([("led".to_owned(), rule)]);
+    let boards = of.iter().map(|(name, port)| ((*name).to_owned(), rule(port))).collect();
     let allowed = Allowed { builtins: BTreeSet::from([Builtin::Ping]), boards };
-    Desk::new(Arc::new(allowed), vec![Board::new("fruiting".into())])
+    let boards = of.iter().map(|(_, port)| Board::new((*port).into())).collect();
+    Desk::new(Arc::new(allowed), boards)
+}
+
+/// Whether it is taken.
+fn put(desk: &mut Desk, command: Command) -> bool {
+    desk.put(command).is_ok()
 }
 
 fn all(desk: &mut Desk) -> Vec<Command> {
@@ -35,21 +50,22 @@ fn what_is_in_doubt_is_taken_out_of_every_queue_and_refused_until_it_is_settled(
     desk.hold(led("a", 2));
     desk.hold(led("c", 1));
     desk.ways.values_mut().for_each(|way| way.busy = 1);
-    assert!(desk.put(led("a", 3)) && desk.put(b.clone()));
+    assert!(put(&mut desk, led("a", 3)) && put(&mut desk, b.clone()));
     assert_eq!(all(&mut desk), [], "the board is busy");
-    assert!(desk.put(led("a", 4)));
+    assert!(put(&mut desk, led("a", 4)));
 
     desk.doubt(a.clone());
     assert_eq!(desk.doubtful(), Some(&a));
-    assert!(desk.put(a.clone()) && desk.put(led("a", 5)), "passed over, and no reason to complain");
+    let again = [a.clone(), led("a", 5)].map(|again| put(&mut desk, again));
+    assert_eq!(again, [true, true], "passed over, and no reason to complain");
     let board = desk.ways.values().next().map(|way| way.board.clone());
-    desk.free(&Done { board, ..Done::by_gateway(id("z"), ended()) });
+    desk.free(&Done { board, ..Done::by_gateway(id("z"), "led", ended()) });
     desk.judge_held();
     assert_eq!(desk.doubtful(), Some(&a), "until somebody has recorded that it did not run");
     desk.settle();
     assert_eq!(desk.doubtful(), None);
     assert_eq!(all(&mut desk), [b, led("c", 1)]);
-    assert!(desk.put(a.clone()));
+    assert!(put(&mut desk, a.clone()));
     assert_eq!(all(&mut desk), [a], "the outbox knows what became of it");
 }
 
@@ -57,13 +73,57 @@ fn what_is_in_doubt_is_taken_out_of_every_queue_and_refused_until_it_is_settled(
 fn while_one_is_in_doubt_no_other_is_judged() {
     let (mut desk, _ends) = desk();
     desk.doubt(led("a", 1));
-    for n in 0..WAITING_MAX {
-        assert!(desk.put(led(&format!("b{n}"), 1)));
+    for n in 0..WAITING_PER_BOARD_MAX {
+        assert!(put(&mut desk, led(&format!("b{n}"), 1)));
     }
-    assert!(!desk.put(led("c", 1)), "so many wait, and no more");
+    assert!(!put(&mut desk, led("c", 1)), "so many wait, and no more");
     assert_eq!(all(&mut desk), [], "the disk refuses");
     desk.settle();
-    assert_eq!(all(&mut desk).len(), WAITING_MAX);
+    assert_eq!(all(&mut desk).len(), WAITING_PER_BOARD_MAX);
+}
+
+#[test]
+fn a_silent_board_keeps_out_its_own_commands_and_no_others() {
+    let (mut desk, _ends) = two_boards();
+    let named =
+        |name: &str, n: usize| Command { name: name.into(), ..led(&format!("{name}{n}"), 1) };
+    desk.ways.get_mut("fruiting").unwrap().busy = 1;
+    // Half of them wait for the board, half to be judged.
+    for n in 0..WAITING_PER_BOARD_MAX {
+        assert!(put(&mut desk, named("led", n)));
+        if n == WAITING_PER_BOARD_MAX / 2 {
+            assert_eq!(all(&mut desk), []);
+        }
+    }
+    let why = desk.put(named("led", WAITING_PER_BOARD_MAX)).unwrap_err();
+    assert_eq!(why, "64 commands wait for port fruiting already, and no more may");
+    for n in 0..WAITING_PER_BOARD_MAX {
+        assert!(put(&mut desk, named("fan", n)), "another board's");
+    }
+    assert!(desk.put(named("fan", 64)).unwrap_err().contains("port attic"));
+    for name in ["ping", "lamp"] {
+        for n in 0..WAITING_FOR_GATEWAY_MAX / 2 {
+            assert!(put(&mut desk, named(name, n)), "the gateway's, or nobody's");
+        }
+    }
+    assert!(desk.put(named("ping", 64)).unwrap_err().contains("for the gateway itself"));
+    let served = all(&mut desk);
+    assert_eq!(served.len(), WAITING_PER_BOARD_MAX + WAITING_FOR_GATEWAY_MAX);
+    assert!(served.iter().all(|command| command.name != "led"), "its board is busy");
+    assert!(put(&mut desk, named("ping", 64)), "there is room again");
+    assert!(!put(&mut desk, named("led", 64)), "... but for the silent one");
+}
+
+#[tokio::test]
+async fn whoever_ends_a_command_knows_what_it_is_called() {
+    let (mut desk, mut ends) = desk();
+    assert_eq!(
+        desk.begin(id("a"), &led("a", 1), 7, Some(Duration::from_millis(1))),
+        Begun::ByBoard
+    );
+    assert_eq!(ends.recv().await.unwrap().name, "led");
+    desk.recall(Left { id: id("r"), name: "restart".into(), no: 1, strict: false });
+    assert_eq!(desk.owed[0].name, "restart");
 }
 
 #[test]
@@ -73,8 +133,8 @@ fn what_waits_for_the_time_keeps_no_other_command_out() {
         assert!(desk.hold(led(&format!("a{n}"), 1)));
     }
     assert!(!desk.hold(led("b", 1)), "so many wait, and no more");
-    assert!(desk.put(led("a1", 1)), "it waits already");
-    assert!(desk.put(led("c", 1)));
+    assert!(put(&mut desk, led("a1", 1)), "it waits already");
+    assert!(put(&mut desk, led("c", 1)));
     assert_eq!(all(&mut desk), [led("c", 1)]);
 }
 
@@ -85,7 +145,7 @@ async fn a_command_is_open_from_its_start_until_its_outcome_is_recorded() {
     desk.recall(left);
     assert_eq!(desk.open(), 0, "a question about an older one can be asked again");
     let board = desk.ways.values().next().map(|way| way.board.clone());
-    desk.free(&Done { board, ..Done::by_gateway(id("z"), ended()) });
+    desk.free(&Done { board, ..Done::by_gateway(id("z"), "led", ended()) });
     desk.begin(id("a"), &led("a", 1), 7, Some(Duration::from_millis(50)));
     assert_eq!(desk.open(), 1);
     let done = ends.recv().await.unwrap();
@@ -135,11 +195,11 @@ async fn what_nobody_can_do_any_more_has_ended() {
 async fn a_board_is_free_when_all_that_it_was_asked_is_done_and_not_by_what_its_port_was_before() {
     let (mut desk, _ends) = desk();
     let of = |desk: &Desk| desk.ways.values().next().map(|way| way.board.clone());
-    let done = |board| Done { board, ..Done::by_gateway(id("z"), ended()) };
+    let done = |board| Done { board, ..Done::by_gateway(id("z"), "led", ended()) };
     let left = |text| Left { id: id(text), name: "led".to_owned(), no: 7, strict: false };
     desk.recall(left("x"));
     desk.recall(left("y"));
-    assert!(desk.put(led("a", 1)));
+    assert!(put(&mut desk, led("a", 1)));
     assert_eq!(all(&mut desk), [], "two questions are under way");
     desk.free(&done(of(&desk)));
     assert_eq!(all(&mut desk), [], "one is");
@@ -153,14 +213,14 @@ async fn a_board_is_free_when_all_that_it_was_asked_is_done_and_not_by_what_its_
     desk.change(desk.allowed().clone(), Vec::new());
     desk.change(desk.allowed().clone(), again);
     assert_eq!(desk.begin(id("b"), &led("b", 1), 8, None), Begun::ByBoard);
-    assert!(desk.put(led("c", 1)));
+    assert!(put(&mut desk, led("c", 1)));
     desk.free(&done(before));
     assert_eq!(all(&mut desk), [], "b still runs");
     desk.free(&done(of(&desk)));
     assert_eq!(all(&mut desk), [led("c", 1)]);
     // ... or comes back at once, in one change.
     assert_eq!(desk.begin(id("c"), &led("c", 1), 9, None), Begun::ByBoard);
-    assert!(desk.put(led("d", 1)));
+    assert!(put(&mut desk, led("d", 1)));
     assert_eq!(all(&mut desk), [], "c still runs");
     desk.change(desk.allowed().clone(), vec![Board::new("fruiting".into())]);
     assert_eq!(all(&mut desk), [led("d", 1)]);

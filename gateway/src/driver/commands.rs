@@ -35,12 +35,10 @@ impl Driver {
         let why = match Command::decode(payload) {
             Ok(command) => {
                 self.name_unknown_keys(&command, payload);
-                if self.desk.put(command.clone()) {
-                    return None;
-                }
-                let why = "too many commands wait; it has to be sent again";
-                self.say_undecided(command, why);
-                return Some(why.to_owned());
+                let Err(why) = self.desk.put(command.clone()) else { return None };
+                let why = format!("{why}; it is dropped, and has to be sent again");
+                self.say_undecided(command, &why);
+                return Some(why);
             }
             Err(error) => error.to_string(),
         };
@@ -114,7 +112,7 @@ impl Driver {
             return Ok(());
         }
         if let Some(kind) = told {
-            self.tell_ack(&kind, Some(&command.name));
+            self.tell_ack(&kind, &command.name);
         }
         match (verdict, command.id.clone()) {
             _ if doubtful => {
@@ -151,7 +149,7 @@ impl Driver {
                 move |outbox: &mut Outbox| outbox.reject_doubtful(&asked, unix_ms, Now::read());
             let Some(Some(kind)) = self.record(job).await? else { return Ok(()) };
             self.desk.settle();
-            self.tell_ack(&kind, Some(&command.name));
+            self.tell_ack(&kind, &command.name);
         }
         Ok(())
     }
@@ -164,23 +162,26 @@ impl Driver {
         no: u32,
         rest: Option<Duration>,
     ) -> Result<(), Gone> {
+        let name = &command.name;
         let builtin = match self.desk.begin(id.clone(), command, no, rest) {
             Begun::ByBoard => return Ok(()),
             Begun::ByGateway(builtin) => builtin,
-            Begun::Not(ending) => return self.handle_done(Done::by_gateway(id, ending)).await,
+            Begun::Not(ending) => {
+                return self.handle_done(Done::by_gateway(id, name, ending)).await;
+            }
         };
         if builtin == Builtin::Resend {
             let begun = self.begin_resend(id.clone(), &command.args).await?;
             let Err(why) = begun else { return Ok(()) };
             let ending = Ending::because(CommandOutcome::Rejected, why);
-            return self.handle_done(Done::by_gateway(id, ending)).await;
+            return self.handle_done(Done::by_gateway(id, name, ending)).await;
         }
         if builtin == Builtin::ConfigReload {
             let ending = self.reload().await?;
-            return self.handle_done(Done::by_gateway(id, ending)).await;
+            return self.handle_done(Done::by_gateway(id, name, ending)).await;
         }
         match self.do_builtin(builtin, &command.args) {
-            Some(ending) => self.handle_done(Done::by_gateway(id, ending)).await,
+            Some(ending) => self.handle_done(Done::by_gateway(id, name, ending)).await,
             // Its outcome is told by the next start.
             None => Ok(()),
         }
@@ -248,7 +249,7 @@ impl Driver {
             Some(Finished::Told(kind)) => {
                 point!("command.finished");
                 tracing::info!(id = %done.id, outcome = done.ending.outcome.as_str(), "a command has ended");
-                self.tell_ack(&kind, None);
+                self.tell_ack(&kind, &done.name);
             }
             Some(Finished::NotKnown) => {
                 tracing::error!(id = %done.id, "the outbox does not know a command that has ended");
@@ -356,11 +357,11 @@ impl Driver {
     }
 
     /// For whoever looks on; what counts is the event.
-    fn tell_ack(&mut self, kind: &EventKind, name: Option<&str>) {
+    fn tell_ack(&mut self, kind: &EventKind, name: &str) {
         if let EventKind::CommandAck { id, outcome, detail, result, .. } = kind {
             let ack = LiveCommandAck {
                 id: Some(id.clone()),
-                name: name.map(str::to_owned),
+                name: Some(name.to_owned()),
                 outcome: Some(*outcome),
                 detail: detail.clone(),
                 result: result.clone(),

@@ -14,7 +14,7 @@ use fieldpost_protocol::{
 };
 
 use super::Driver;
-use crate::commands::Done;
+use crate::commands::{Builtin, Done};
 use crate::outbox::{Ending, Gone, Outbox};
 
 /// Batches without a puback: readings that are new have the rest of the window.
@@ -149,7 +149,7 @@ impl Driver {
         if let Some(done) = self.resend.take_if(is_done) {
             let (result, detail) = (done.result(), None);
             let ending = Ending { outcome: CommandOutcome::Succeeded, detail, result };
-            self.handle_done(Done::by_gateway(done.id, ending)).await?;
+            self.handle_done(done.done(ending)).await?;
         }
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Driver {
         let Some(resend) = self.resend.take() else { return Ok(()) };
         let detail = Some("the outbox could not be read; send it again".to_owned());
         let ending = Ending { outcome: CommandOutcome::Failed, detail, result: resend.result() };
-        self.handle_done(Done::by_gateway(resend.id, ending)).await
+        self.handle_done(resend.done(ending)).await
     }
 
     /// The broker has a message.
@@ -188,6 +188,10 @@ impl Resend {
             (self.batches, self.readings) = (self.batches - 1, self.readings - readings);
             self.spans.push_front(span);
         }
+    }
+
+    fn done(self, ending: Ending) -> Done {
+        Done::by_gateway(self.id, Builtin::Resend.as_str(), ending)
     }
 
     fn result(&self) -> Metrics {
