@@ -151,6 +151,8 @@ pub(crate) struct Driver {
     pub(crate) log_until: Option<Duration>,
     /// Readings that are published once more.
     pub(crate) resend: Option<Resend>,
+    /// Of the last batch of any resend: a puback of an earlier one's is none of the next.
+    pub(crate) resend_token: u64,
     /// A command asks to start again.
     pub(crate) restart: bool,
     /// How it is to end, and until when answers are waited for.

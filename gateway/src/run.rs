@@ -173,6 +173,7 @@ pub async fn run(
         session_is_old: false,
         log_until: None,
         resend: None,
+        resend_token: 0,
         restart: false,
         leaving: None,
         history,

@@ -302,6 +302,7 @@ fn readings_are_published_once_more_and_stored_no_second_time(
         ("x1", "", "write since"),
         ("x2", r#""since":5,"until":4"#, "since = 5 is after until = 4"),
         ("x3", r#""epoch":"5e","from":1"#, "32 hexadecimal digits"),
+        ("x4", r#""since":0,"to":5"#, "to cannot stand beside since: write since"),
     ] {
         bench.publish(&format!(r#"{{"id":"{id}","name":"resend","args":{{{args}}}}}"#))?;
         let (detail, _) = bench.wait(id, "rejected")?;

@@ -29,7 +29,6 @@ pub(crate) struct Resend {
     spans: VecDeque<Span>,
     /// Without a puback: what they hold, and how many readings, to begin there again.
     sent: VecDeque<(Token, Span, i64)>,
-    last_token: u64,
     batches: i64,
     readings: i64,
 }
@@ -42,15 +41,29 @@ enum Wanted {
     Rows(Span),
 }
 
+/// The arguments of the two ways in which one asks.
+const BY_TIME: [&str; 2] = ["since", "until"];
+const BY_ROW: [&str; 3] = ["epoch", "from", "to"];
+const EITHER: &str = "write since (and until, if not up to now) in Unix milliseconds, as in \
+    {\"since\": 1795248000000, \"until\": 1795251600000}, or epoch and from (and to, if not up to the last), as in \
+    {\"epoch\": \"5e0d0102030405060708090a0b0c0d0e\", \"from\": 1, \"to\": 1000}";
+
 impl Wanted {
     fn of(args: &Metrics) -> Result<Wanted, String> {
         let int = |name: &str| match args.get(name) {
             Some(Value::Int(int)) => Some(*int),
             _ => None,
         };
-        let either = "write since (and until) in Unix milliseconds, or epoch and from (and to)";
+        let given = |names: &[&str]| {
+            let names: Vec<&str> =
+                names.iter().copied().filter(|name| args.get(name).is_some()).collect();
+            (!names.is_empty()).then(|| names.join(", "))
+        };
+        if let (Some(time), Some(row)) = (given(&BY_TIME), given(&BY_ROW)) {
+            return Err(format!("{row} cannot stand beside {time}: {EITHER}"));
+        }
         match (int("since"), args.get("epoch"), int("from")) {
-            (Some(since), None, None) => {
+            (Some(since), ..) => {
                 let until = int("until").unwrap_or(i64::MAX);
                 if since > until {
                     return Err(format!("since = {since} is after until = {until}"));
@@ -66,7 +79,7 @@ impl Wanted {
                 let key = StreamKey { epoch, stream: Stream::Readings };
                 Ok(Wanted::Rows((key, from as Seq, to as Seq)))
             }
-            _ => Err(either.to_owned()),
+            _ => Err(EITHER.to_owned()),
         }
     }
 }
@@ -96,7 +109,6 @@ impl Driver {
             id,
             spans: spans.into(),
             sent: VecDeque::new(),
-            last_token: 0,
             batches: 0,
             readings: 0,
         });
@@ -110,39 +122,44 @@ impl Driver {
             if resend.sent.len() >= INFLIGHT_MAX {
                 return Ok(());
             }
-            let Some((key, from, to)) = resend.spans.pop_front() else { break };
+            let Some(&(key, from, to)) = resend.spans.front() else { break };
             let rows_max = BATCH_READINGS_MAX.min((to - from + 1) as usize);
-            let job = move |outbox: &mut Outbox| outbox.read_batch(key, from, rows_max);
-            let Some(batch) = self.on_outbox("a batch once more", job).await? else {
+            let job = move |outbox: &mut Outbox| match outbox.read_batch(key, from, rows_max)? {
+                Some(batch) => Ok(Ok(batch)),
+                None => outbox.first_held(key, from).map(Err),
+            };
+            let Some(read) = self.on_outbox("a batch once more", job).await? else {
                 return self.fail_resend().await;
             };
-            // Let go meanwhile, or of an epoch that nobody can date.
-            let Some((batch, base)) = batch.and_then(|batch| batch.base.map(|base| (batch, base)))
-            else {
-                continue;
+            let (batch, base) = match read.map(|batch| (batch.base, batch)) {
+                Ok((Some(base), batch)) => (batch, base),
+                Ok((None, _)) => {
+                    // Of an epoch that nobody can date.
+                    self.pass_over(None);
+                    continue;
+                }
+                Err(next) => {
+                    self.pass_over(next);
+                    continue;
+                }
             };
             let (end, n) = (batch.first + batch.n - 1, batch.n as i64);
             let payload = self.envelope(batch, base).encode();
-            let Some(resend) = self.resend.as_mut() else { return Ok(()) };
-            if end < to {
-                resend.spans.push_front((key, end + 1, to));
-            }
-            resend.last_token += 1;
-            let token = Token(resend.last_token);
             let (Some(session), Some(connection)) = (&self.session, self.connection) else {
-                resend.spans.push_front((key, from, to));
                 return Ok(());
             };
+            let token = Token(self.resend_token + 1);
             let topic = self.topics.name(&Topic::SensorData(self.device.clone()));
             let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, token };
             point!("send.again.before");
             let taken = session.publish(connection, message).is_ok();
             point!("send.again.after");
-            if taken {
-                resend.handle_sent(token, (key, from, end), n);
-            } else {
-                resend.spans.push_front((key, from, end));
+            if !taken {
                 return Ok(());
+            }
+            self.resend_token += 1;
+            if let Some(resend) = &mut self.resend {
+                resend.handle_sent(token, end, n);
             }
         }
         let is_done = |resend: &mut Resend| resend.spans.is_empty() && resend.sent.is_empty();
@@ -152,6 +169,13 @@ impl Driver {
             self.handle_done(done.done(ending)).await?;
         }
         Ok(())
+    }
+
+    /// Rows that were let go meanwhile, or are gone, are left out; what stands behind them is not.
+    fn pass_over(&mut self, next: Option<Seq>) {
+        if let Some(resend) = &mut self.resend {
+            resend.pass_over(next);
+        }
     }
 
     /// The disk gives no more.
@@ -178,9 +202,22 @@ impl Driver {
 }
 
 impl Resend {
-    fn handle_sent(&mut self, token: Token, span: Span, readings: i64) {
-        self.sent.push_back((token, span, readings));
+    /// The first span is published up to this row; the rest of it is still to come.
+    fn handle_sent(&mut self, token: Token, end: Seq, readings: i64) {
+        let Some((key, from, to)) = self.spans.pop_front() else { return };
+        if end < to {
+            self.spans.push_front((key, end + 1, to));
+        }
+        self.sent.push_back((token, (key, from, end), readings));
         (self.batches, self.readings) = (self.batches + 1, self.readings + readings);
+    }
+
+    /// Of the first span there is nothing before `next`.
+    fn pass_over(&mut self, next: Option<Seq>) {
+        let Some((key, from, to)) = self.spans.pop_front() else { return };
+        if let Some(next) = next.filter(|next| (from + 1..=to).contains(next)) {
+            self.spans.push_front((key, next, to));
+        }
     }
 
     fn rewind(&mut self) {
@@ -205,20 +242,93 @@ impl Resend {
 mod tests {
     use super::*;
 
+    const KEY: StreamKey = StreamKey { epoch: Epoch([1; 16]), stream: Stream::Readings };
+
+    fn resend(spans: &[(Seq, Seq)]) -> Resend {
+        let spans = spans.iter().map(|&(from, to)| (KEY, from, to)).collect();
+        let id = "r".parse().unwrap();
+        Resend { id, spans, sent: VecDeque::new(), batches: 0, readings: 0 }
+    }
+
+    fn spans(resend: &Resend) -> Vec<(Seq, Seq)> {
+        resend.spans.iter().map(|&(_, from, to)| (from, to)).collect()
+    }
+
     #[test]
     fn what_is_sent_again_is_counted_once_though_rows_were_let_go_in_between() {
-        let key = StreamKey { epoch: Epoch([1; 16]), stream: Stream::Readings };
-        let spans = VecDeque::from([(key, 2_001, 3_000)]);
-        let id = "r".parse().unwrap();
-        let (sent, last_token, batches, readings) = (VecDeque::new(), 0, 0, 0);
-        let mut resend = Resend { id, spans, sent, last_token, batches, readings };
-        resend.handle_sent(Token(1), (key, 1, 1_000), 1_000);
-        // Rows 1,001 to 1,300 were let go.
-        resend.handle_sent(Token(2), (key, 1_001, 2_000), 700);
+        let mut resend = resend(&[(1, 3_000)]);
+        resend.handle_sent(Token(1), 1_000, 1_000);
+        resend.pass_over(Some(1_301));
+        assert_eq!(spans(&resend), [(1_301, 3_000)], "rows 1,001 to 1,300 were let go");
+        resend.handle_sent(Token(2), 2_000, 700);
         assert_eq!((resend.batches, resend.readings), (2, 1_700));
+        assert_eq!(spans(&resend), [(2_001, 3_000)]);
         resend.rewind();
         assert_eq!((resend.batches, resend.readings), (0, 0));
-        let spans: Vec<Span> = resend.spans.into();
-        assert_eq!(spans, [(key, 1, 1_000), (key, 1_001, 2_000), (key, 2_001, 3_000)]);
+        assert_eq!(spans(&resend), [(1, 1_000), (1_301, 2_000), (2_001, 3_000)]);
+    }
+
+    #[test]
+    fn each_row_is_to_come_or_on_its_way_whenever_the_connection_goes() {
+        for sent_before in 0..=4 {
+            let mut resend = resend(&[(1, 2_500), (4_001, 4_500)]);
+            for (token, end, n) in
+                [(1, 1_000, 1_000), (2, 2_000, 1_000), (3, 2_500, 500), (4, 4_500, 500)]
+                    .into_iter()
+                    .take(sent_before)
+            {
+                resend.handle_sent(Token(token), end, n);
+            }
+            resend.rewind();
+            let rows: Vec<Seq> =
+                spans(&resend).into_iter().flat_map(|(from, to)| from..=to).collect();
+            let all: Vec<Seq> = (1..=2_500).chain(4_001..=4_500).collect();
+            assert_eq!(rows, all, "after {sent_before}: each once, in order");
+            assert_eq!((resend.batches, resend.readings), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_span_of_which_nothing_more_is_held_ends() {
+        for next in [None, Some(1), Some(3_001)] {
+            let mut resend = resend(&[(1, 3_000), (4_001, 5_000)]);
+            resend.pass_over(next);
+            assert_eq!(spans(&resend), [(4_001, 5_000)], "{next:?}");
+        }
+    }
+
+    #[test]
+    fn an_argument_of_the_other_form_is_refused_and_named() {
+        let wanted = |json: &str| Wanted::of(&Metrics::from_json(json).unwrap());
+        let epoch = r#""epoch":"5e0d0102030405060708090a0b0c0d0e""#;
+        for (args, said) in [
+            (r#""since":0,"to":5"#.to_owned(), "to cannot stand beside since: write since"),
+            (
+                r#""since":0,"until":9,"from":1,"to":5"#.to_owned(),
+                "from, to cannot stand beside since, until",
+            ),
+            (format!(r#"{epoch},"from":1,"until":9"#), "epoch, from cannot stand beside until"),
+            (r#""until":9"#.to_owned(), "write since (and until"),
+            (r#""from":1,"to":5"#.to_owned(), "or epoch and from (and to"),
+            (String::new(), "write since"),
+        ] {
+            let why = wanted(&format!("{{{args}}}")).err().unwrap_or_else(|| panic!("{args}"));
+            assert!(why.contains(said), "{args}: {why}");
+        }
+        for args in [
+            r#""since":0"#.to_owned(),
+            r#""since":0,"until":9"#.to_owned(),
+            format!(r#"{epoch},"from":1"#),
+            format!(r#"{epoch},"from":1,"to":5"#),
+        ] {
+            assert!(wanted(&format!("{{{args}}}")).is_ok(), "{args}");
+        }
+        // What is said as an example is one.
+        let mut examples = 0;
+        for example in EITHER.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
+            assert!(wanted(&format!("{{{example}}}")).is_ok(), "{example}");
+            examples += 1;
+        }
+        assert_eq!(examples, 2);
     }
 }

@@ -99,6 +99,16 @@ impl Outbox {
         Ok(held.filter(|(_, from, to)| from <= to))
     }
 
+    /// The first row that is held from there on: behind what was let go, or is gone.
+    pub fn first_held(&self, key: StreamKey, from: Seq) -> rusqlite::Result<Option<Seq>> {
+        let Some(row) = self.streams.values().find(|row| row.key == key) else { return Ok(None) };
+        let from = from.max(row.floor);
+        let holes = self.holes()?;
+        let hole = holes.iter().find(|hole| hole.contains(key, from));
+        let first = hole.map_or(from, |hole| hole.last + 1);
+        Ok((first <= row.last).then_some(first))
+    }
+
     fn base_of(&self, epoch_id: i64) -> rusqlite::Result<Option<(i64, Clock)>> {
         let mut statement =
             self.conn.prepare_cached("SELECT base, clock FROM epoch WHERE id = ?1")?;

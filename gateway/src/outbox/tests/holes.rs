@@ -30,6 +30,11 @@ fn holes_are_found_at_the_front_in_the_middle_and_at_the_end() {
     assert_eq!(asked(7_000), (None, vec![]), "it was never given");
     assert!(asked(4_001).0.is_some_and(|batch| batch.first == 4_001 && batch.floor == 1));
     assert_eq!(outbox.export(|_, _, _, _| ()).unwrap(), 4_000);
+    for (from, first) in
+        [(1, Some(1_001)), (1_500, Some(1_500)), (2_001, Some(4_001)), (5_001, None), (7_000, None)]
+    {
+        assert_eq!(outbox.first_held(key, from).unwrap(), first, "from {from}");
+    }
     outbox.close().unwrap();
 
     let outbox = bench.open();
@@ -50,6 +55,7 @@ fn what_was_let_go_is_no_hole() {
     outbox.set_confirmed(&[(key, 2_000)]);
     assert_eq!(outbox.trim(i64::MAX / 2).unwrap().readings, 2_000);
     assert_eq!(outbox.read_batch_or_holes(key, 1, 1_000).unwrap(), (None, vec![]));
+    assert_eq!(outbox.first_held(key, 1).unwrap(), Some(2_001));
     assert_eq!(holes(&outbox), []);
 }
 
