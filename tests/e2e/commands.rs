@@ -27,6 +27,7 @@ on_each_broker! {
     a_gateway_that_is_killed_before_the_answer_says_that_nobody_knows,
     a_gateway_that_ends_waits_for_the_answers_of_its_boards,
     a_resend_goes_on_with_another_session,
+    a_resend_leaves_out_what_is_gone_and_goes_on_behind_it,
 }
 
 /// A gateway with a board, a bridge, and a person with MQTT Explorer.
@@ -423,5 +424,22 @@ fn a_resend_goes_on_with_another_session(broker: Broker) -> anyhow::Result<()> {
     let (_, result) = bench.wait("s1", "succeeded")?;
     let result: serde_json::Value = serde_json::from_str(&result)?;
     assert!(result["readings"].as_u64() >= Some(200_000), "{result}");
+    Ok(())
+}
+
+fn a_resend_leaves_out_what_is_gone_and_goes_on_behind_it(broker: Broker) -> anyhow::Result<()> {
+    let rig = Rig::on(broker, settings())?;
+    fieldpost_tests::fill::backlog(&rig.world.outbox(), 5_000)?;
+    let outbox = rusqlite::Connection::open(rig.world.outbox())?;
+    let epoch: String =
+        outbox.query_row("SELECT lower(hex(epoch)) FROM epoch", [], |row| row.get(0))?;
+    assert_eq!(outbox.execute("DELETE FROM segment WHERE first = 2001", [])?, 1);
+    drop(outbox);
+    let mut bench = Bench::on(rig)?;
+    bench.publish(&format!(
+        r#"{{"id":"h1","name":"resend","args":{{"epoch":"{epoch}","from":1500,"to":4500}}}}"#
+    ))?;
+    let (_, result) = bench.wait("h1", "succeeded")?;
+    assert_eq!(result, r#"{"batches":3,"readings":2001}"#, "1,500 to 2,000 and 3,001 to 4,500");
     Ok(())
 }
