@@ -130,7 +130,7 @@ impl Desk {
             let mut way = before.remove(&board.port).unwrap_or_else(|| Way::new(board.clone()));
             // What the port before it has not ended yet, this one does not wait for.
             if !way.board.is(&board) {
-                way.busy = 0;
+                (way.busy, way.begun) = (0, false);
                 self.queue.append(&mut way.queue);
             }
             way.board = board;

@@ -175,7 +175,7 @@ impl Driver {
         loop {
             self.pump().await?;
             if self.restart && self.leaving.is_none() {
-                self.leave(End::Restart);
+                self.leave(End::Restart).await?;
             }
             if let Some(end) = self.has_left() {
                 return Ok(end);
@@ -187,7 +187,7 @@ impl Driver {
             let shutting_down = matches!(self.leaving, Some((End::Shutdown, _)));
             tokio::select! {
                 _ = inputs.shutdown.wait_for(|down| *down), if !shutting_down => {
-                    self.leave(End::Shutdown);
+                    self.leave(End::Shutdown).await?;
                 }
                 Some(event) = recv(&mut inputs.session) => self.handle_session(event).await?,
                 committed = inputs.committed.recv() => {

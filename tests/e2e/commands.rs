@@ -28,6 +28,7 @@ on_each_broker! {
     a_gateway_that_ends_waits_for_the_answers_of_its_boards,
     a_resend_goes_on_with_another_session,
     a_resend_leaves_out_what_is_gone_and_goes_on_behind_it,
+    a_resend_that_is_cut_short_by_an_end_has_failed,
 }
 
 /// A gateway with a board, a bridge, and a person with MQTT Explorer.
@@ -400,6 +401,7 @@ fn a_gateway_that_ends_waits_for_the_answers_of_its_boards(broker: Broker) -> an
     bench.publish(r#"{"id":"w2","name":"led","args":{"on":0}}"#)?;
     bench.rig.board.as_ref().expect("plugged in above").be_slow(false);
     end.join().expect("no panic")?;
+    assert_eq!(bench.rig.ledger.commands(), ["led on=1"]);
     bench.start_gateway()?;
     bench.wait("w1", "succeeded")?;
     assert_eq!(bench.stored("w1")?, ["accepted", "succeeded"]);
@@ -441,5 +443,19 @@ fn a_resend_leaves_out_what_is_gone_and_goes_on_behind_it(broker: Broker) -> any
     ))?;
     let (_, result) = bench.wait("h1", "succeeded")?;
     assert_eq!(result, r#"{"batches":3,"readings":2001}"#, "1,500 to 2,000 and 3,001 to 4,500");
+    Ok(())
+}
+
+fn a_resend_that_is_cut_short_by_an_end_has_failed(broker: Broker) -> anyhow::Result<()> {
+    let rig = Rig::on(broker, settings())?;
+    fieldpost_tests::fill::backlog(&rig.world.outbox(), 200_000)?;
+    let mut bench = Bench::on(rig)?;
+    bench.publish(r#"{"id":"e1","name":"resend","args":{"since":0}}"#)?;
+    wait_until("its start", SOON, || Ok(!bench.seen()?.is_empty()))?;
+    bench.rig.world.gateway.take().expect("started above").stop()?;
+    bench.start_gateway()?;
+    let (detail, _) = bench.wait("e1", "failed")?;
+    assert!(detail.contains("ended before all was published"), "{detail}");
+    assert_eq!(bench.stored("e1")?, ["accepted", "failed"]);
     Ok(())
 }

@@ -104,7 +104,7 @@ pub struct LiveCommandAck {
     /// What it asked for, as far as that could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What became of it; absent where the bridge has to give it an id first.
+    /// What became of it; absent while that is open, and where nobody did anything (topics.md says when).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<CommandOutcome>,
     /// Why.

@@ -224,6 +224,7 @@ async fn a_board_is_free_when_all_that_it_was_asked_is_done_and_not_by_what_its_
     assert_eq!(all(&mut desk), [], "c still runs");
     desk.change(desk.allowed().clone(), vec![Board::new("fruiting".into())]);
     assert_eq!(all(&mut desk), [led("d", 1)]);
+    assert_eq!(desk.open(), 0, "nobody waits for the board that is gone");
 }
 
 fn id(text: &str) -> CommandId {

@@ -60,7 +60,8 @@ impl Driver {
             return;
         }
         let name = &command.name;
-        tracing::warn!(id = ?command.id, name, ?unknown, "a command has keys that nobody reads; they are passed over");
+        // Whoever sends it a thousand times wears out no card.
+        tracing::debug!(id = ?command.id, name, ?unknown, "a command has keys that nobody reads; they are passed over");
         let known = "known are id, name, args, expires, target, strict and v";
         let ack = LiveCommandAck {
             id: command.id.clone(),
@@ -105,7 +106,10 @@ impl Driver {
         };
         point!("command.before_taken");
         let taken = self.record(job).await?;
-        let Some(Taken { verdict, no, told, dropped, doubtful }) = taken else { return Ok(()) };
+        let Some(Taken { verdict, no, told, dropped, doubtful }) = taken else {
+            self.drop_command(command, "the outbox cannot be written");
+            return Ok(());
+        };
         point!("command.taken");
         if let Some(why) = dropped {
             self.drop_command(command, &why);
@@ -219,7 +223,8 @@ impl Driver {
     }
 
     /// Judges no command any more; those that run have a moment to be answered.
-    pub(super) fn leave(&mut self, end: End) {
+    pub(super) async fn leave(&mut self, end: End) -> Result<(), Gone> {
+        self.fail_resend("the gateway ended before all was published").await?;
         let open = self.desk.open();
         if open > 0 {
             tracing::info!(
@@ -228,6 +233,7 @@ impl Driver {
             );
         }
         self.leaving = Some((end, clock::boottime() + ANSWERED_WITHIN));
+        Ok(())
     }
 
     /// Whether nothing is waited for any more.
@@ -281,9 +287,9 @@ impl Driver {
                 Ok(Some(value))
             }
             Err(error) => {
-                // It is tried again twice a second: once is enough for a log on the same card.
+                // Outcomes are tried again twice a second: once is enough for a log on the same card.
                 if !std::mem::replace(&mut self.desk.failing, true) {
-                    tracing::error!(%error, "a command could not be recorded; it is tried again");
+                    tracing::error!(%error, "a command could not be recorded: what has not begun is dropped, an outcome is tried again");
                 }
                 Ok(None)
             }

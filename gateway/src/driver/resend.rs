@@ -129,7 +129,7 @@ impl Driver {
                 None => outbox.first_held(key, from).map(Err),
             };
             let Some(read) = self.on_outbox("a batch once more", job).await? else {
-                return self.fail_resend().await;
+                return self.fail_resend("the outbox could not be read").await;
             };
             let (batch, base) = match read.map(|batch| (batch.base, batch)) {
                 Ok((Some(base), batch)) => (batch, base),
@@ -178,10 +178,10 @@ impl Driver {
         }
     }
 
-    /// The disk gives no more.
-    async fn fail_resend(&mut self) -> Result<(), Gone> {
+    /// Ends it, if one is under way, before all was published.
+    pub(super) async fn fail_resend(&mut self, why: &str) -> Result<(), Gone> {
         let Some(resend) = self.resend.take() else { return Ok(()) };
-        let detail = Some("the outbox could not be read; send it again".to_owned());
+        let detail = Some(format!("{why}; send it again"));
         let ending = Ending { outcome: CommandOutcome::Failed, detail, result: resend.result() };
         self.handle_done(resend.done(ending)).await
     }
