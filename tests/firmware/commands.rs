@@ -19,6 +19,7 @@ on_each_broker! {
     a_gateway_that_is_killed_before_it_writes_learns_that_nothing_was_done,
     a_board_that_is_reset_in_the_middle_doses_no_second_time,
     a_board_that_each_opening_resets_still_tells_what_became_of_a_command,
+    a_command_that_comes_again_to_a_new_card_is_answered_by_the_board,
 }
 
 const COMMAND: &str = "[[command]]
@@ -226,5 +227,32 @@ fn a_board_that_each_opening_resets_still_tells_what_became_of_a_command(
     bench.rig.world.start_gateway()?;
     bench.dose("u3", 10)?;
     assert_eq!(bench.wait("u3", "succeeded")?, "{\"doses\":2}");
+    Ok(())
+}
+
+fn a_command_that_comes_again_to_a_new_card_is_answered_by_the_board(
+    broker: Broker,
+) -> anyhow::Result<()> {
+    let mut bench = Bench::new(broker)?;
+    bench.dose("c1", 10)?;
+    bench.wait("c1", "succeeded")?;
+    bench.rig.world.stop_gateway()?;
+    let outbox = bench.rig.world.outbox();
+    for suffix in ["", "-wal", "-shm"] {
+        // A clean stop leaves the file alone.
+        let _ = std::fs::remove_file(format!("{}{suffix}", outbox.display()));
+    }
+    bench.rig.world.start_gateway()?;
+    bench.wait_ready()?;
+    bench.dose("c1", 10)?;
+    let conn = read_only(&bench.rig.world.storage())?;
+    let ends = "SELECT count(*) FROM command_acks WHERE id = 'c1' AND outcome <> 'accepted'";
+    wait_until("its second end", SOON, || {
+        Ok(conn.query_row(ends, [], |row| row.get::<_, i64>(0))? == 2)
+    })?;
+    let remembered = format!("{ends} AND outcome = 'succeeded' AND detail = 'ok'");
+    let remembered: i64 = conn.query_row(&remembered, [], |row| row.get(0))?;
+    assert_eq!(remembered, 1, "the second from the board's memory");
+    assert_eq!(bench.doses()?, 1);
     Ok(())
 }

@@ -34,6 +34,8 @@ impl Patience {
     };
 }
 
+/// A board that remembers, about a command that another copy of the card had sent.
+const BEGUN_BEFORE: &str = "came before: begun";
 /// What the board has printed about its answer, bytes.
 const DETAIL_BYTES_MAX: usize = 4_096;
 
@@ -119,17 +121,22 @@ fn remembered(no: u32, answer: Answer) -> Option<Ending> {
             let why = "the board says that it never came; it did not run";
             Some(Ending::because(CommandOutcome::Rejected, why))
         }
-        "begun" => {
-            let why = "the board says that it began, and restarted before it was done";
-            Some(Ending::because(CommandOutcome::Unknown, why))
-        }
+        "begun" => Some(begun()),
         _ => None,
     }
+}
+
+fn begun() -> Ending {
+    let why = "the board says that it began, and restarted before it was done";
+    Ending::because(CommandOutcome::Unknown, why)
 }
 
 /// What the board says: `on=1 level=0.5` is a result, anything else a text.
 fn answered(answer: Answer) -> Ending {
     let Answer { ok, mut text, .. } = answer;
+    if !ok && text == BEGUN_BEFORE {
+        return begun();
+    }
     let outcome = if ok { CommandOutcome::Succeeded } else { CommandOutcome::Failed };
     if let Some(result) = crate::serial::metrics(&text).filter(|_| ok) {
         return Ending { outcome, detail: None, result };

@@ -30,6 +30,9 @@ use rows::{NewRow, Row, event_of, id_of};
 /// How long an id is remembered.
 pub const REMEMBERED_MS: i64 = 30 * 86_400_000;
 
+/// Numbers of commands on the line to a board fit into the `long` of an Arduino.
+const NO_MAX: u32 = i32::MAX as u32;
+
 pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS command (
     no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, content BLOB NOT NULL,
@@ -100,6 +103,15 @@ impl Ending {
     pub fn because(outcome: CommandOutcome, why: impl Into<String>) -> Self {
         Ending { outcome, detail: Some(why.into()), result: Metrics::default() }
     }
+}
+
+/// The number of a command on the line to its board: the same from every copy of the card, so that a
+/// board that remembers does not do it again. FNV-1a of 32 bits; 1 to `NO_MAX`.
+pub(super) fn no_of(id: &CommandId, content: Content) -> u32 {
+    let bytes = id.as_str().bytes().chain(content.0);
+    let hash = bytes
+        .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % NO_MAX + 1
 }
 
 impl Outbox {
@@ -185,8 +197,7 @@ impl Outbox {
                 Some(self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))?)
             }
             Verdict::Start => {
-                let draw = || fastrand::u32(1..=i32::MAX as u32);
-                no = self.fresh_no(draw).map_err(AppendError::Failed)?;
+                no = self.free_no(no_of(&id, content)).map_err(AppendError::Failed)?;
                 let kind = ack(plain(CommandOutcome::Accepted));
                 match self.tell(kind, now, |transaction, at| row.started(transaction, at, no)) {
                     Err(AppendError::InDoubt(error)) => {
@@ -340,16 +351,14 @@ impl Outbox {
         Ok(recorded.map(|()| event.kind))
     }
 
-    /// A number that no command has.
-    pub(super) fn fresh_no(&self, mut draw: impl FnMut() -> u32) -> rusqlite::Result<u32> {
+    /// The first number from this one on that no command here has.
+    fn free_no(&self, mut no: u32) -> rusqlite::Result<u32> {
         let sql = "SELECT EXISTS (SELECT 1 FROM command WHERE no = ?1)";
         let mut query = self.conn.prepare_cached(sql)?;
-        loop {
-            let no = draw();
-            if !query.query_row([no], |row| row.get::<_, bool>(0))? {
-                return Ok(no);
-            }
+        while query.query_row([no], |row| row.get::<_, bool>(0))? {
+            no = no % NO_MAX + 1;
         }
+        Ok(no)
     }
 
     fn inbox_row(&self, id: &CommandId) -> rusqlite::Result<Option<Row>> {

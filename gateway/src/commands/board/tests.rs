@@ -94,6 +94,22 @@ async fn an_answer_that_comes_late_counts_while_the_board_is_asked_about_it() {
 }
 
 #[tokio::test]
+async fn a_command_that_a_board_had_begun_before_has_not_failed() {
+    for (said, outcome) in [
+        ("came before: begun", CommandOutcome::Unknown),
+        ("came before: err", CommandOutcome::Failed),
+    ] {
+        let (board, mut talk) = board();
+        let person = run(&board, 42, "led on=1", LONG, None, PATIENT);
+        let remembers = async {
+            next(&mut talk).await;
+            assert!(talk.answered(Answer { id: 42, ok: false, text: said.to_owned() }));
+        };
+        assert_eq!(tokio::join!(person, remembers).0.outcome, outcome);
+    }
+}
+
+#[tokio::test]
 async fn a_question_that_a_start_has_swallowed_is_asked_again() {
     let (board, mut talk) = board();
     let person = recall(&board, 42, nobody_knows(), PATIENT);

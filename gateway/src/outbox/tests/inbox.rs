@@ -4,8 +4,8 @@ use fieldpost_protocol::{Command, CommandId, CommandOutcome, Epoch, EventKind, M
 
 use super::*;
 use crate::engine::{Guards, Judge, Verdict};
-use crate::outbox::inbox::REMEMBERED_MS;
 use crate::outbox::inbox::bounds::{COMMANDS_MAX, OTHER_CONTENTS_MAX, REFUSED_MAX, STALE_MAX};
+use crate::outbox::inbox::{REMEMBERED_MS, no_of};
 use crate::outbox::{Ending, Finished, Taken};
 
 const CLOUD_MS: i64 = 1_795_000_000_000;
@@ -347,10 +347,33 @@ fn the_outcome_of_a_command_that_is_gone_is_owed_by_nobody() {
 }
 
 #[test]
-fn a_number_that_a_command_has_is_drawn_for_no_other() {
+fn a_command_has_the_same_number_in_every_outbox() {
+    // In every version, too: boards remember numbers.
+    const PINNED: u32 = 65_007_695;
+    let (one, other) = (Bench::new(), Bench::new());
+    let (mut one, mut other) = (one.open(), other.open());
+    assert_eq!(take(&mut one, &led("a1")).no, PINNED);
+    take(&mut other, &led("b2"));
+    assert_eq!(take(&mut other, &led("a1")).no, PINNED);
+    let off = Command::decode(br#"{"id":"a1","name":"led","args":{"on":0}}"#).unwrap();
+    let third = Bench::new();
+    let what_else = take(&mut third.open(), &off).no;
+    assert_ne!(what_else, PINNED, "it asks for something else");
+}
+
+#[test]
+fn two_commands_whose_numbers_collide_have_different_ones() {
+    let mut seen = std::collections::BTreeMap::new();
+    let content = led("a1").content();
+    let ids = (0..).map(|n| format!("c{n}"));
+    let mut pairs = ids.filter_map(|text| {
+        seen.insert(no_of(&id(&text), content), text.clone()).map(|before| (before, text))
+    });
+    let (first, second) = pairs.next().unwrap();
     let bench = Bench::new();
     let mut outbox = bench.open();
-    let taken = take(&mut outbox, &led("a1")).no;
-    let mut drawn = [taken, taken, 8].into_iter();
-    assert_eq!(outbox.fresh_no(|| drawn.next().unwrap()).unwrap(), 8);
+    let no = take(&mut outbox, &led(&first)).no;
+    let taken = take(&mut outbox, &led(&second));
+    assert_eq!((taken.verdict, taken.no), (Verdict::Start, no + 1));
+    assert_eq!(events(&outbox), 2);
 }
