@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::print;
 use crate::clock;
-use crate::store::sqlite::DesiredTable;
+use crate::store::sqlite::{Desired, DesiredTable};
 
 /// What a gateway reads.
 const BYTES_MAX: usize = 64 * 1024;
@@ -89,48 +89,57 @@ fn set(
     clear: bool,
 ) -> anyhow::Result<()> {
     let mut table = DesiredTable::open_to_set(storage)?;
-    let mut config = Map::new();
-    if let Some(file) = file {
-        let named = || format!("reading {}", file.display());
-        let text = std::fs::read_to_string(file).with_context(named)?;
-        config = serde_json::from_str(&text).with_context(|| {
-            format!("{} has to be an object, {{\"section\": {{\"key\": value}}}}", file.display())
-        })?;
-    } else if !clear {
+    if keys.is_empty() {
         anyhow::ensure!(
-            !keys.is_empty(),
+            file.is_some() || clear,
             "nothing to set: write SECTION.KEY=VALUE, --file or --clear"
         );
-        config = base(&table, device)?;
-        keys.iter().try_for_each(|key| put(&mut config, key))?;
+        let config = file.map(read).transpose()?.unwrap_or_default();
+        return save(&mut table, device, |_, _| Ok(config));
     }
-    save(&mut table, device, config)
+    change(&mut table, device, |mut config| {
+        keys.iter().try_for_each(|key| put(&mut config, key))?;
+        Ok(config)
+    })
+}
+
+fn read(file: &Path) -> anyhow::Result<Map<String, Value>> {
+    let named = || format!("reading {}", file.display());
+    let text = std::fs::read_to_string(file).with_context(named)?;
+    serde_json::from_str(&text).with_context(|| {
+        format!("{} has to be an object, {{\"section\": {{\"key\": value}}}}", file.display())
+    })
 }
 
 fn unset(storage: &Path, device: &DeviceId, keys: &[String]) -> anyhow::Result<()> {
     let mut table = DesiredTable::open_to_set(storage)?;
-    let mut config = base(&table, device)?;
-    for key in keys {
-        let gone = format!(
-            "{key} is not desired of {device}; `fieldpost-bridge config get {device}` shows what is"
-        );
-        anyhow::ensure!(take_out(&mut config, key), gone);
-    }
-    save(&mut table, device, config)
+    change(&mut table, device, |mut config| {
+        for key in keys {
+            let gone = format!(
+                "{key} is not desired of {device}; `fieldpost-bridge config get {device}` shows what is"
+            );
+            anyhow::ensure!(take_out(&mut config, key), gone);
+        }
+        Ok(config)
+    })
 }
 
-/// What is changed. Where the gateway has refused it, the change alone may not help.
-fn base(table: &DesiredTable, device: &DeviceId) -> anyhow::Result<Map<String, Value>> {
-    let Some(desired) = table.get(device)? else { return Ok(Map::new()) };
-    let reported = table.reported(device)?.unwrap_or_default();
-    if is_refused(&reported, desired.version) {
-        let version = desired.version;
-        eprintln!(
-            "fieldpost-bridge: version {version}, which this changes, was refused; what else it desires stays: \
-             `config diff {device}` says why, `config unset` takes keys out"
-        );
-    }
-    Ok(desired.config)
+/// Changes what is desired so far. Where the gateway has refused that, the change alone may not help.
+fn change(
+    table: &mut DesiredTable,
+    device: &DeviceId,
+    of: impl FnOnce(Map<String, Value>) -> anyhow::Result<Map<String, Value>>,
+) -> anyhow::Result<()> {
+    save(table, device, |before, reported| {
+        let Some(Desired { version, config }) = before else { return of(Map::new()) };
+        if reported.is_some_and(|reported| is_refused(reported, version)) {
+            eprintln!(
+                "fieldpost-bridge: version {version}, which this changes, was refused; what else it desires stays: \
+                 `config diff {device}` says why, `config unset` takes keys out"
+            );
+        }
+        of(config)
+    })
 }
 
 fn is_refused(reported: &Value, version: u64) -> bool {
@@ -140,11 +149,14 @@ fn is_refused(reported: &Value, version: u64) -> bool {
 fn save(
     table: &mut DesiredTable,
     device: &DeviceId,
-    config: Map<String, Value>,
+    of: impl FnOnce(Option<Desired>, Option<&Value>) -> anyhow::Result<Map<String, Value>>,
 ) -> anyhow::Result<()> {
-    let bytes = Value::Object(config.clone()).to_string().len() + 64;
-    anyhow::ensure!(bytes <= BYTES_MAX, "it has {bytes} bytes; a gateway reads {BYTES_MAX}");
-    let desired = table.set(device, config, clock::now_ms())?;
+    let desired = table.change(device, clock::now_ms(), |before, reported| {
+        let config = of(before, reported)?;
+        let bytes = Value::Object(config.clone()).to_string().len() + 64;
+        anyhow::ensure!(bytes <= BYTES_MAX, "it has {bytes} bytes; a gateway reads {BYTES_MAX}");
+        Ok(config)
+    })?;
     print::text(&format!("{device}: version {} is desired\n", desired.version))
 }
 
@@ -232,6 +244,7 @@ fn leaves(value: &Value, path: &str, all: &mut BTreeMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreError;
 
     #[test]
     fn a_key_is_set_beside_those_that_are_and_a_list_is_not_taken_apart() {
@@ -278,14 +291,16 @@ mod tests {
         let device: DeviceId = "pi-1".parse().unwrap();
         assert!(DesiredTable::open(&path).unwrap().get(&device).unwrap().is_none());
         let mut table = DesiredTable::open_to_set(&path).unwrap();
-        let config = || json!({"system": {}}).as_object().unwrap().clone();
-        assert_eq!(table.set(&device, config(), 1).unwrap().version, 1);
-        assert_eq!(table.set(&device, config(), 2).unwrap().version, 2);
+        let mut set = |device: &DeviceId| {
+            let all = table.change(device, 1, |_, _| Ok::<_, StoreError>(Map::new()));
+            all.unwrap().version
+        };
+        assert_eq!((set(&device), set(&device)), (1, 2));
         rusqlite::Connection::open(&path)
             .unwrap()
             .execute("INSERT INTO device (id, first_seen, reported) VALUES ('pi-1', 0, '{\"version\": 7}')", [])
             .unwrap();
-        assert_eq!(table.set(&device, Map::new(), 3).unwrap().version, 8);
+        assert_eq!(set(&device), 8);
         // Somebody has published the last version that there is, and the gateway took it.
         for (reported, next) in [(9_007_199_254_740_991u64, 9), (u64::MAX, 10)] {
             let reported = format!("{{\"version\": {reported}}}");
@@ -293,9 +308,9 @@ mod tests {
                 .unwrap()
                 .execute("UPDATE device SET reported = ?1", [reported])
                 .unwrap();
-            assert_eq!(table.set(&device, Map::new(), 3).unwrap().version, next);
+            assert_eq!(set(&device), next);
         }
-        table.set(&"pi-2".parse().unwrap(), config(), 4).unwrap();
+        set(&"pi-2".parse().unwrap());
         let all: Vec<String> = table
             .after(0, 10)
             .unwrap()
@@ -304,5 +319,37 @@ mod tests {
             .collect();
         assert_eq!(all, ["5 pi-1 10", "6 pi-2 1"]);
         assert!(table.after(6, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn people_who_set_something_at_once_lose_nothing_of_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.db");
+        crate::store::sqlite::SqliteStore::init(&path, None, 0).unwrap();
+        let device: DeviceId = "pi-1".parse().unwrap();
+        // Opened before anybody writes: within one process looking at a file gives up its locks.
+        let tables = [(); 4].map(|()| DesiredTable::open_to_set(&path).unwrap());
+        std::thread::scope(|scope| {
+            for (person, mut table) in tables.into_iter().enumerate() {
+                let device = &device;
+                scope.spawn(move || {
+                    for n in 0..10 {
+                        let key = format!("system.by_{person}_{n}=1");
+                        change(&mut table, device, |mut config| {
+                            put(&mut config, &key)?;
+                            Ok(config)
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        let desired = DesiredTable::open(&path).unwrap().get(&device).unwrap().unwrap();
+        assert_eq!(desired.version, 40);
+        assert_eq!(desired.config["system"].as_object().unwrap().len(), 40);
+        // What is refused leaves nothing behind.
+        assert!(unset(&path, &device, &["system.by_0_0".into(), "system.other".into()]).is_err());
+        let after = DesiredTable::open(&path).unwrap().get(&device).unwrap().unwrap();
+        assert_eq!(after, desired);
     }
 }

@@ -234,7 +234,8 @@ mod tests {
             ready.try_recv().ok().map(|(_, payload)| String::from_utf8(payload).unwrap())
         };
         assert_eq!(reports(&table, Some(r#"{"version": 3}"#)), None, "nothing is desired");
-        table.set(&device, Default::default(), 0).unwrap();
+        let config = |_, _: Option<&_>| Ok::<_, StoreError>(Default::default());
+        table.change(&device, 0, config).unwrap();
         let desired = Some(r#"{"config":{},"version":4}"#.to_owned());
         for (json, sent) in [
             (Some(r#"{"version": 4, "state": "trial"}"#), false),

@@ -67,23 +67,12 @@ impl DesiredTable {
     }
 
     fn is_there(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'desired')";
-        self.db.query_row(sql, [], |row| row.get(0)).map_err(store_error)
+        is_there(&self.db)
     }
 
     /// What is desired of a device.
     pub fn get(&self, device: &DeviceId) -> Result<Option<Desired>, StoreError> {
-        if !self.is_there()? {
-            return Ok(None);
-        }
-        let sql = "SELECT version, config FROM desired WHERE device = ?1";
-        let row = self.db.query_row(sql, [device.as_str()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-        });
-        row.optional()
-            .map_err(store_error)?
-            .map(|(version, config)| desired(version, &config))
-            .transpose()
+        get(&self.db, device)
     }
 
     /// Whether this storage has ever heard of the device.
@@ -94,47 +83,39 @@ impl DesiredTable {
 
     /// What a device has reported last, if it has.
     pub fn reported(&self, device: &DeviceId) -> Result<Option<Value>, StoreError> {
-        let sql = "SELECT reported FROM device WHERE id = ?1";
-        let reported: Option<Option<String>> = self
-            .db
-            .query_row(sql, [device.as_str()], |row| row.get(0))
-            .optional()
-            .map_err(store_error)?;
-        Ok(reported.flatten().and_then(|text| serde_json::from_str(&text).ok()))
+        reported(&self.db, device)
     }
 
-    /// Sets it, under a version that neither this storage nor the device has had last: a storage that
-    /// was restored may be behind. `now` in Unix ms.
-    pub fn set(
+    /// Sets what `of` makes of what is desired so far and what the device has reported last; nobody sets
+    /// anything in between. The version is one that neither this storage nor the device has had last: a
+    /// storage that was restored may be behind. `now` in Unix ms.
+    pub fn change<E: From<StoreError>>(
         &mut self,
         device: &DeviceId,
-        config: Map<String, Value>,
         now: i64,
-    ) -> Result<Desired, StoreError> {
-        let reported = self.reported(device)?;
-        let reported = reported.and_then(|reported| reported["version"].as_u64());
-        let txn = self
-            .db
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(store_error)?;
-        let version = (|| {
+        of: impl FnOnce(Option<Desired>, Option<&Value>) -> Result<Map<String, Value>, E>,
+    ) -> Result<Desired, E> {
+        let txn = self.db.transaction_with_behavior(TransactionBehavior::Immediate);
+        let txn = txn.map_err(store_error)?;
+        let (before, reported) = (get(&txn, device)?, reported(&txn, device)?);
+        let version_before = before.as_ref().map(|before| before.version);
+        let reports = reported.as_ref().and_then(|reported| reported["version"].as_u64());
+        let version = next_version(version_before, reports);
+        let config = of(before, reported.as_ref())?;
+        let text = Value::Object(config.clone()).to_string();
+        let written = (|| {
             txn.execute(TABLE, [])?;
-            let sql = "SELECT version FROM desired WHERE device = ?1";
-            let before: Option<i64> =
-                txn.query_row(sql, [device.as_str()], |row| row.get(0)).optional()?;
-            let version = next_version(before.map(|before| before as u64), reported) as i64;
-            let text = Value::Object(config.clone()).to_string();
             txn.execute(
                 "INSERT INTO desired (device, version, config, change, set_at)
                  VALUES (?1, ?2, ?3, (SELECT coalesce(max(change), 0) + 1 FROM desired), ?4)
                  ON CONFLICT (device) DO UPDATE SET version = excluded.version,
                      config = excluded.config, change = excluded.change, set_at = excluded.set_at",
-                (device.as_str(), version, text, now),
+                (device.as_str(), version as i64, text, now),
             )?;
-            txn.commit()?;
-            Ok(version)
+            txn.commit()
         })();
-        Ok(Desired { version: version.map_err(store_error)? as u64, config })
+        written.map_err(store_error)?;
+        Ok(Desired { version, config })
     }
 
     /// What is desired of devices that report another version, each with the version that it reports, as
@@ -189,6 +170,30 @@ impl DesiredTable {
         }
         Ok(all)
     }
+}
+
+fn is_there(db: &Connection) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'desired')";
+    db.query_row(sql, [], |row| row.get(0)).map_err(store_error)
+}
+
+fn get(db: &Connection, device: &DeviceId) -> Result<Option<Desired>, StoreError> {
+    if !is_there(db)? {
+        return Ok(None);
+    }
+    let sql = "SELECT version, config FROM desired WHERE device = ?1";
+    let row = db.query_row(sql, [device.as_str()], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+    });
+    let row = row.optional().map_err(store_error)?;
+    row.map(|(version, config)| desired(version, &config)).transpose()
+}
+
+fn reported(db: &Connection, device: &DeviceId) -> Result<Option<Value>, StoreError> {
+    let sql = "SELECT reported FROM device WHERE id = ?1";
+    let row = db.query_row(sql, [device.as_str()], |row| row.get::<_, Option<String>>(0));
+    let reported = row.optional().map_err(store_error)?;
+    Ok(reported.flatten().and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// One that leaves no room above it was published by somebody else: below it there is.
