@@ -1,6 +1,7 @@
 //! What is desired of devices, on its way to `config/desired`: retained there, all of it again on each
 //! connection, since a broker may have lost what it kept; and once more where a device begins to report
-//! another version: somebody else has published there.
+//! another version: somebody else has published there. One that still reports what it did when this was
+//! set is not there, or about to take it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{Driver, Sent};
 use crate::store::StoreError;
-use crate::store::sqlite::DesiredTable;
+use crate::store::sqlite::{DesiredTable, Report};
 
 /// How soon the bridge sees what a person has set.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -27,8 +28,8 @@ const COMPARED_EVERY: u32 = 30;
 const READ_MAX: u32 = 64;
 
 type Ready = (DeviceId, Vec<u8>);
-/// Devices that report another version, and which.
-type Otherwise = BTreeMap<DeviceId, String>;
+/// The version that was desired of each device at the last look, and the one that it reported.
+type Seen = BTreeMap<DeviceId, (u64, String)>;
 
 /// A thread that reads what was set since, and never writes.
 pub(crate) struct DesiredThread {
@@ -67,7 +68,7 @@ fn read(
     stopped: &sync::Receiver<()>,
 ) {
     let (mut table, mut change, mut failed) = (None, 0, None);
-    let (mut looks, mut otherwise) = (0u32, None);
+    let (mut looks, mut seen) = (0u32, Seen::new());
     while stopped.recv_timeout(LOOK_AFTER) == Err(sync::RecvTimeoutError::Timeout) {
         if again.swap(false, Ordering::Relaxed) {
             change = 0;
@@ -77,7 +78,7 @@ fn read(
         if let (Ok(true), Some(table), true) =
             (&passed, &table, looks.is_multiple_of(COMPARED_EVERY))
         {
-            passed = compare(table, &mut otherwise, sender);
+            passed = compare(table, &mut seen, sender);
         }
         match passed {
             Ok(true) => failed = None,
@@ -118,20 +119,31 @@ fn pass(
     }
 }
 
-/// Hands on what a device has begun not to report. At first, all of it has just been handed on.
+/// Hands on what a device has begun not to report. What is seen for the first time has just been handed
+/// on; so has what was set since the last look, and its device may be about to report it.
 fn compare(
     table: &DesiredTable,
-    before: &mut Option<Otherwise>,
+    seen: &mut Seen,
     sender: &mpsc::Sender<Ready>,
 ) -> Result<bool, String> {
-    let rows = table.reported_otherwise().map_err(|error: StoreError| error.to_string())?;
-    let mut now = Otherwise::new();
-    for (device, reports, desired) in rows {
-        let is_new = before.as_ref().is_some_and(|known| known.get(&device) != Some(&reports));
-        now.insert(device.clone(), reports);
+    let all = table.reports().map_err(|error: StoreError| error.to_string())?;
+    let mut now = Seen::new();
+    for Report { device, desired, reports, differs } in all {
+        let (reports, is_new) = match seen.get(&device) {
+            None => (reports, false),
+            // Held against that report at the next look.
+            Some((set_before, reported)) if *set_before != desired => (reported.clone(), false),
+            Some((_, reported)) => {
+                let has_changed = *reported != reports;
+                (reports, has_changed && differs)
+            }
+        };
+        now.insert(device.clone(), (desired, reports));
         if !is_new {
             continue;
         }
+        let desired = table.get(&device).map_err(|error: StoreError| error.to_string())?;
+        let Some(desired) = desired else { continue };
         tracing::warn!(
             %device, version = desired.version,
             "it reports another version than is desired; has somebody published there? It is published again"
@@ -140,7 +152,7 @@ fn compare(
             return Ok(false);
         }
     }
-    *before = Some(now);
+    *seen = now;
     Ok(true)
 }
 
@@ -217,25 +229,46 @@ mod tests {
         assert_eq!(locks(&path), held);
     }
 
+    /// A storage of one device, and what a look at it hands on.
+    struct Bench {
+        _folder: tempfile::TempDir,
+        table: DesiredTable,
+        db: rusqlite::Connection,
+        seen: Seen,
+        sender: mpsc::Sender<Ready>,
+        ready: mpsc::Receiver<Ready>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("storage.db");
+            SqliteStore::init(&path, None, 0).unwrap();
+            let table = DesiredTable::open_to_set(&path).unwrap();
+            let db = rusqlite::Connection::open(&path).unwrap();
+            db.execute("INSERT INTO device (id, first_seen) VALUES ('pi-1', 0)", []).unwrap();
+            let (sender, ready) = mpsc::channel(8);
+            Bench { _folder: folder, table, db, seen: Seen::new(), sender, ready }
+        }
+
+        /// Returns its version.
+        fn set(&mut self) -> u64 {
+            let config = |_, _: Option<&_>| Ok::<_, StoreError>(Default::default());
+            self.table.change(&"pi-1".parse().unwrap(), 0, config).unwrap().version
+        }
+
+        fn look(&mut self, reports: Option<&str>) -> Option<String> {
+            self.db.execute("UPDATE device SET reported = ?1", [reports]).unwrap();
+            assert_eq!(compare(&self.table, &mut self.seen, &self.sender), Ok(true));
+            self.ready.try_recv().ok().map(|(_, payload)| String::from_utf8(payload).unwrap())
+        }
+    }
+
     #[test]
     fn what_a_device_begins_to_report_otherwise_is_published_once_more_and_each_time_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("storage.db");
-        SqliteStore::init(&path, None, 0).unwrap();
-        let device: DeviceId = "pi-1".parse().unwrap();
-        let mut table = DesiredTable::open_to_set(&path).unwrap();
-        let db = rusqlite::Connection::open(&path).unwrap();
-        db.execute("INSERT INTO device (id, first_seen) VALUES ('pi-1', 0)", []).unwrap();
-        let (sender, mut ready) = mpsc::channel(8);
-        let mut before = None;
-        let mut reports = |table: &DesiredTable, json: Option<&str>| {
-            db.execute("UPDATE device SET reported = ?1", [json]).unwrap();
-            assert_eq!(compare(table, &mut before, &sender), Ok(true));
-            ready.try_recv().ok().map(|(_, payload)| String::from_utf8(payload).unwrap())
-        };
-        assert_eq!(reports(&table, Some(r#"{"version": 3}"#)), None, "nothing is desired");
-        let config = |_, _: Option<&_>| Ok::<_, StoreError>(Default::default());
-        table.change(&device, 0, config).unwrap();
+        let mut bench = Bench::new();
+        assert_eq!(bench.look(Some(r#"{"version": 3}"#)), None, "nothing is desired");
+        assert_eq!(bench.set(), 4);
         let desired = Some(r#"{"config":{},"version":4}"#.to_owned());
         for (json, sent) in [
             (Some(r#"{"version": 4, "state": "trial"}"#), false),
@@ -248,7 +281,35 @@ mod tests {
             (Some("[1]"), true),
             (Some("{"), false),
         ] {
-            assert_eq!(reports(&table, json), desired.clone().filter(|_| sent), "{json:?}");
+            assert_eq!(bench.look(json), desired.clone().filter(|_| sent), "{json:?}");
         }
+    }
+
+    #[test]
+    fn what_was_just_set_is_not_taken_for_what_somebody_else_has_published() {
+        let mut bench = Bench::new();
+        let (none, seven) = (Some(r#"{"version": null}"#), Some(r#"{"version": 7}"#));
+        bench.set();
+        assert_eq!(bench.look(none), None, "the first that is set, of a device that is away");
+        assert_eq!(bench.look(none), None);
+        assert_eq!(bench.look(Some(r#"{"version": 1}"#)), None);
+        // It is away again, and much is set.
+        for _ in 0..3 {
+            bench.set();
+            assert_eq!(bench.look(Some(r#"{"version": 1}"#)), None);
+            assert_eq!(bench.look(Some(r#"{"version": 1}"#)), None);
+        }
+        // It takes one, and at the look the next is on its way.
+        bench.db.execute("UPDATE desired SET version = 7", []).unwrap();
+        assert_eq!(bench.look(seven), None);
+        assert_eq!(bench.set(), 8);
+        assert_eq!(bench.look(seven), None);
+        assert_eq!(bench.look(Some(r#"{"version": 8}"#)), None);
+        // Somebody publishes right after it: at the next look.
+        assert_eq!(bench.set(), 9);
+        let other = Some(r#"{"version": 2}"#);
+        assert_eq!(bench.look(other), None);
+        assert_eq!(bench.look(other), Some(r#"{"config":{},"version":9}"#.to_owned()));
+        assert_eq!(bench.look(other), None);
     }
 }

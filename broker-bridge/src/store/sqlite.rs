@@ -20,6 +20,7 @@ mod sound;
 mod txn;
 
 pub use deadletter::{DeadLetter, DeadLetterError, DeadLetters};
+pub(crate) use desired::Report;
 pub use desired::{Desired, DesiredTable};
 pub use open::{OpenError, SCHEMA_VERSION};
 pub use query::{Query, ReadingFilter, Row, Rows, Status};

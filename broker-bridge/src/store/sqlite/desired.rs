@@ -44,6 +44,16 @@ impl Desired {
     }
 }
 
+/// The version that a device has reported last, beside the one that is desired of it.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) device: DeviceId,
+    pub(crate) desired: u64,
+    /// As text: somebody may have published anything.
+    pub(crate) reports: String,
+    pub(crate) differs: bool,
+}
+
 /// A storage, opened for what is desired.
 #[derive(Debug)]
 pub struct DesiredTable {
@@ -118,30 +128,29 @@ impl DesiredTable {
         Ok(Desired { version, config })
     }
 
-    /// What is desired of devices that report another version, each with the version that it reports, as
-    /// text.
-    pub fn reported_otherwise(&self) -> Result<Vec<(DeviceId, String, Desired)>, StoreError> {
+    /// What each device of which something is desired has reported last.
+    pub(crate) fn reports(&self) -> Result<Vec<Report>, StoreError> {
         if !self.is_there()? {
             return Ok(Vec::new());
         }
-        let sql = "SELECT id, reports, version, config FROM
-                       (SELECT d.id, w.version, w.config,
+        let sql = "SELECT id, version, reports, is_silent, NOT is_silent AND reports IS NOT version FROM
+                       (SELECT d.id, w.version, d.reported IS NULL AS is_silent,
                                CASE WHEN json_valid(d.reported) THEN d.reported ->> 'version' END AS reports
-                        FROM desired w JOIN device d ON d.id = w.device WHERE d.reported IS NOT NULL)
-                   WHERE reports IS NOT version";
+                        FROM desired w JOIN device d ON d.id = w.device)";
         let mut query = self.db.prepare_cached(sql).map_err(store_error)?;
         let rows = query.query_map([], |row| {
-            let reports = match row.get_ref(1)? {
+            let reports = match row.get_ref(2)? {
+                _ if row.get(3)? => "nothing".to_owned(),
                 ValueRef::Null => "none".to_owned(),
                 other => format!("{other:?}"),
             };
-            Ok((row.get::<_, String>(0)?, reports, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, reports, row.get::<_, bool>(4)?))
         });
         let mut all = Vec::new();
         for row in rows.map_err(store_error)? {
-            let (device, reports, version, config) = row.map_err(store_error)?;
+            let (device, desired, reports, differs) = row.map_err(store_error)?;
             let device = device.parse().map_err(|_| damaged())?;
-            all.push((device, reports, desired(version, &config)?));
+            all.push(Report { device, desired: desired as u64, reports, differs });
         }
         Ok(all)
     }
