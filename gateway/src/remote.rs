@@ -13,6 +13,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldpost_fail_point::point;
@@ -44,6 +45,9 @@ enum Newest {
         boot: String,
         /// CLOCK_BOOTTIME.
         until_ms: i64,
+        /// Ports that were open before it, or before the trial that it replaces, and have not opened since.
+        #[serde(default)]
+        closed: Vec<String>,
     },
     Refused {
         version: Option<u64>,
@@ -94,10 +98,44 @@ impl Remote {
         }
     }
 
-    /// A trial begins: to be written down before anything changes.
-    pub(crate) fn begin(&mut self, desired: Desired, boot: &str, now_ms: i64, time: Duration) {
-        let until_ms = now_ms + time.as_millis() as i64;
-        self.newest = Some(Newest::Trial { desired, boot: boot.to_owned(), until_ms });
+    /// A trial begins: to be written down before anything changes. `ports`: those that it has, and whether
+    /// each is open.
+    pub(crate) fn begin(
+        &mut self,
+        desired: Desired,
+        boot: &str,
+        now_ms: i64,
+        time: Duration,
+        ports: impl IntoIterator<Item = (Arc<str>, bool)>,
+    ) {
+        let (boot, until_ms) = (boot.to_owned(), now_ms + time.as_millis() as i64);
+        let lacked = |name: &str| self.closed_ports().iter().any(|closed| *closed == *name);
+        let closed = ports.into_iter().filter(|(name, is_open)| *is_open || lacked(name));
+        let closed = closed.map(|(name, _)| name.to_string()).collect();
+        self.newest = Some(Newest::Trial { desired, boot, until_ms, closed });
+    }
+
+    /// A port is open.
+    pub(crate) fn handle_opened(&mut self, port: &str) {
+        if let Some(Newest::Trial { closed, .. }) = &mut self.newest {
+            closed.retain(|name| name != port);
+        }
+    }
+
+    /// A port that was open has hung up.
+    pub(crate) fn handle_lost(&mut self, port: &str) {
+        self.handle_opened(port);
+        if let Some(Newest::Trial { closed, .. }) = &mut self.newest {
+            closed.push(port.to_owned());
+        }
+    }
+
+    /// What has to open before a trial is kept.
+    pub(crate) fn closed_ports(&self) -> &[String] {
+        match &self.newest {
+            Some(Newest::Trial { closed, .. }) => closed,
+            _ => &[],
+        }
     }
 
     /// Storage has answered since.
@@ -114,7 +152,7 @@ impl Remote {
 
     /// Ends a trial whose time is over; true if there was one. `lacks`: what was waited for.
     pub(crate) fn end_trial(&mut self, boot: &str, now_ms: i64, lacks: &str) -> bool {
-        let Some(Newest::Trial { desired, boot: of, until_ms }) = &self.newest else {
+        let Some(Newest::Trial { desired, boot: of, until_ms, .. }) = &self.newest else {
             return false;
         };
         let why = if of != boot {
@@ -202,7 +240,7 @@ mod tests {
 
     fn trial_of(version: u64) -> Remote {
         let mut remote = Remote::default();
-        remote.begin(desired(version), "boot", 1_000, TRIAL);
+        remote.begin(desired(version), "boot", 1_000, TRIAL, []);
         remote
     }
 
@@ -213,7 +251,7 @@ mod tests {
         remote.keep();
         assert_eq!((remote.fate().state, remote.fate().version), ("kept", Some(1)));
 
-        remote.begin(desired(2), "boot", 10_000, TRIAL);
+        remote.begin(desired(2), "boot", 10_000, TRIAL, []);
         assert!(!remote.end_trial("boot", 129_999, NO_ACK));
         assert!(remote.end_trial("boot", 130_000, NO_ACK));
         assert_eq!(remote.running(), Some(&desired(1)), "what ran before");
@@ -231,7 +269,7 @@ mod tests {
         assert_eq!(remote.offer(&desired(1)), Offer::Refused);
         assert_eq!(remote.offer(&desired(2)), Offer::New);
         assert_eq!(remote.offer(&desired(0)), Offer::New, "also a lower one");
-        remote.begin(desired(2), "boot", 0, TRIAL);
+        remote.begin(desired(2), "boot", 0, TRIAL, []);
         remote.keep();
         assert_eq!(remote.offer(&desired(2)), Offer::Known);
         let other = Desired::parse(br#"{"version": 2}"#).unwrap();
@@ -239,6 +277,39 @@ mod tests {
         // Somebody has published what nobody can read, and the bridge its own again.
         remote.refuse(None, vec!["not JSON".to_owned()]);
         assert_eq!(remote.offer(&desired(2)), Offer::New, "else it would be reported as refused");
+    }
+
+    #[test]
+    fn a_trial_waits_for_each_port_that_was_open_also_one_that_replaces_a_trial() {
+        let begin = |remote: &mut Remote, version, ports: &[(&str, bool)]| {
+            let ports = ports.iter().map(|(name, is_open)| (Arc::from(*name), *is_open));
+            remote.begin(desired(version), "boot", 0, TRIAL, ports);
+        };
+        let mut remote = Remote::default();
+        begin(&mut remote, 1, &[("a", true), ("b", true), ("c", true), ("d", false)]);
+        remote.handle_opened("a");
+        assert_eq!(remote.closed_ports(), ["b", "c"]);
+        // `b` is still closed, and `c` is wanted no more.
+        begin(&mut remote, 2, &[("a", true), ("b", false), ("d", false)]);
+        remote.handle_opened("a");
+        assert_eq!(remote.closed_ports(), ["b"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("desired.json");
+        remote.save(&path).unwrap();
+        assert_eq!(Remote::load(&path).closed_ports(), ["b"], "over a kill");
+        remote.handle_lost("a");
+        remote.handle_lost("a");
+        assert_eq!(remote.closed_ports(), ["b", "a"]);
+        remote.keep();
+        begin(&mut remote, 3, &[("a", false), ("b", false)]);
+        assert!(remote.closed_ports().is_empty(), "they were closed in what is kept");
+    }
+
+    #[test]
+    fn a_trial_that_an_older_gateway_has_written_down_goes_on() {
+        let old = r#"{"kept": null, "newest": {"trial": {"desired": {"version": 1}, "boot": "b", "until_ms": 5}}}"#;
+        let remote: Remote = serde_json::from_str(old).unwrap();
+        assert!(remote.is_trial() && remote.closed_ports().is_empty());
     }
 
     #[test]
@@ -269,7 +340,7 @@ mod tests {
         let mut remote = trial_of(1);
         remote.keep();
         assert_eq!(remote.offer(&empty), Offer::New);
-        remote.begin(empty, "boot", 0, TRIAL);
+        remote.begin(empty, "boot", 0, TRIAL, []);
         remote.keep();
         assert_eq!((remote.fate().state, remote.running()), ("local", None));
     }

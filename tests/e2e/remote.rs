@@ -155,19 +155,43 @@ fn a_file_that_has_changed_is_read_again_on_request(broker: Broker) -> anyhow::R
 }
 
 fn a_port_that_does_not_open_is_not_kept(broker: Broker) -> anyhow::Result<()> {
-    let mut rig = Rig::on(broker, settings())?;
+    let mut settings = settings();
+    settings.gateway.push(("commands", "allow = [\"ping\"]".to_owned()));
+    let mut rig = Rig::on(broker, settings)?;
     rig.start(50.0)?;
     rig.wait_stored(5)?;
     set_file(&rig, r#"{"port": [{"name": "arduino", "path": "/etc/passwd"}]}"#)?;
     wait_reported(&rig, 1, "trial", SOON)?;
     wait_until("an alert", SOON, || rig.stored_alert("port_lost", "raised"))?;
-    // Storage has answered: the alert went the same way.
-    pass(Duration::from_secs(2));
-    assert_eq!(reported(&rig)?["state"], "trial");
+    check_trial_goes_on(&rig, 1)?;
+    // The port is closed by now, and wanted all the same.
+    config(&rig, &["set", DEVICE, "system.interval=5m"])?;
+    wait_reported(&rig, 2, "trial", SOON)?;
+    check_trial_goes_on(&rig, 2)?;
+    rig.world.gateway.take().expect("started above").kill()?;
+    rig.world.start_gateway()?;
+    check_trial_goes_on(&rig, 2)?;
+    rig.world.run_gateway(&["release", "arduino", "10m"])?;
+    wait_until("the port to be released", SOON, || {
+        Ok(rig.world.run_gateway(&["status"])?.contains("RELEASED"))
+    })?;
+    check_trial_goes_on(&rig, 2)?;
     config(&rig, &["set", DEVICE, "--clear"])?;
-    wait_reported(&rig, 2, "kept", SOON)?;
+    wait_reported(&rig, 3, "kept", SOON)?;
     rig.wait_accepting()?;
     assert_clean(&rig.drain()?);
+    Ok(())
+}
+
+/// Storage answers and acknowledges, and it is on trial still.
+fn check_trial_goes_on(rig: &Rig, version: u64) -> anyhow::Result<()> {
+    let mut ping = rig.world.command("bridge");
+    let output = ping.args(["command", "send", DEVICE, "ping", "--wait"]).output()?;
+    ensure!(output.status.success(), "{}: {output:?}", output.status);
+    // It looks at what the trial lacks twice a second.
+    pass(Duration::from_secs(2));
+    let reported = reported(rig)?;
+    ensure!(reported["version"] == version && reported["state"] == "trial", "{reported}");
     Ok(())
 }
 

@@ -27,6 +27,7 @@ impl Driver {
                     tracing::warn!(%port, "{hint}");
                 }
                 self.mark_port(&port, true, false);
+                self.afar.handle_port_opened(&port);
                 if let Some(port) = self.port(&port) {
                     port.site_hints = hints;
                 }
@@ -35,6 +36,9 @@ impl Driver {
             // What a port said before it was closed for good.
             PortEvent::Lost { port, .. } if self.port(&port).is_none() => {}
             PortEvent::Lost { port, reason } => {
+                if self.port(&port).is_some_and(|port| port.open) {
+                    self.afar.handle_port_lost(&port);
+                }
                 self.mark_port(&port, false, false);
                 self.alerts.raise(boot_ms, "port_lost", Some(&port), Severity::Warning, reason);
             }

@@ -1,7 +1,6 @@
 //! The driver and what is desired from afar: taken, tried, reported.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fieldpost_fail_point::point;
@@ -9,7 +8,7 @@ use fieldpost_mqtt::Qos;
 use fieldpost_protocol::{CommandOutcome, Metrics, Topic};
 use serde_json::json;
 
-use super::{Driver, Port};
+use super::Driver;
 use crate::clock;
 use crate::config::{Config, Desired, JSON_BYTES_MAX};
 use crate::outbox::{Ending, Gone};
@@ -37,8 +36,6 @@ pub(crate) struct Afar {
     tried_at: Duration,
     /// A state has answered a hello of the trial.
     answered: bool,
-    /// Ports that were open before it.
-    open_before: Vec<Arc<str>>,
     /// Not written down yet, and when that was tried.
     unsaved: Option<Duration>,
 }
@@ -58,7 +55,6 @@ impl Afar {
             later: None,
             tried_at,
             answered: false,
-            open_before: Vec::new(),
             unsaved,
         };
         let mut changed = afar.remote.end_trial(&afar.boot, clock::boottime_ms(), NO_ACK);
@@ -85,6 +81,16 @@ impl Afar {
             }
         };
         (afar, config)
+    }
+
+    /// For a trial that waits for it.
+    pub(super) fn handle_port_opened(&mut self, port: &str) {
+        self.remote.handle_opened(port);
+    }
+
+    /// It was open: it has to be so again before a trial is kept.
+    pub(super) fn handle_port_lost(&mut self, port: &str) {
+        self.remote.handle_lost(port);
     }
 }
 
@@ -153,7 +159,9 @@ impl Driver {
         };
         self.afar.later = None;
         let before = self.afar.remote.clone();
-        self.afar.remote.begin(desired, &self.afar.boot, clock::boottime_ms(), TRIAL);
+        let is_open = |name: &str| self.ports.iter().any(|port| *port.name == *name && port.open);
+        let ports = config.ports.iter().map(|port| (port.name.clone(), is_open(&port.name)));
+        self.afar.remote.begin(desired, &self.afar.boot, clock::boottime_ms(), TRIAL, ports);
         if !self.save_desired().await {
             // It could not be undone after a crash.
             (self.afar.remote, self.afar.unsaved) = (before, None);
@@ -162,13 +170,28 @@ impl Driver {
         point!("desired.before_applied");
         tracing::info!(version, "the configuration that is desired from afar is tried");
         self.afar.unfit = None;
-        let open = self.ports.iter().filter(|port| port.open);
-        self.afar.open_before = open.map(|port| port.name.clone()).collect();
         self.apply(config).await?;
+        self.note_open_ports();
         point!("desired.applied");
         (self.afar.tried_at, self.afar.answered) = (clock::boottime(), false);
         self.engine.sync_now(self.afar.tried_at);
         self.publish_reported();
+        Ok(())
+    }
+
+    /// What is kept, or the file alone where that has changed since and they do not fit.
+    async fn apply_kept(&mut self) -> Result<(), Gone> {
+        let config = match merged(&self.config, self.afar.remote.running()) {
+            Ok(config) => Ok(config),
+            Err(why) => {
+                self.afar.unfit = Some(why);
+                merged(&self.config, None)
+            }
+        };
+        match config {
+            Ok(config) => drop(self.apply(config).await?),
+            Err(why) => tracing::error!("the file was good at the start: {}", why.join("; ")),
+        }
         Ok(())
     }
 
@@ -200,10 +223,16 @@ impl Driver {
         if !self.afar.answered || !self.engine.is_acked_since(self.afar.tried_at) {
             return Some(NO_ACK.to_owned());
         }
-        let closed = |port: &&Port| !port.open && !port.released;
-        let lost = self.ports.iter().filter(closed);
-        let lost = lost.map(|port| &port.name).find(|name| self.afar.open_before.contains(name));
+        let is_wanted = |name: &&String| self.ports.iter().any(|port| *port.name == ***name);
+        let lost = self.afar.remote.closed_ports().iter().find(is_wanted);
         lost.map(|name| format!("port {name}, which was open before, did not open"))
+    }
+
+    /// Those that a change has not closed, and that so do not open either.
+    fn note_open_ports(&mut self) {
+        for port in self.ports.iter().filter(|port| port.open) {
+            self.afar.remote.handle_opened(&port.name);
+        }
     }
 
     /// Keeps what storage has answered with, once it has acknowledged rows, too, if any wait, and no port
@@ -235,17 +264,7 @@ impl Driver {
         let fate = self.afar.remote.fate();
         tracing::warn!(version = fate.version, "{}", fate.why.join("; "));
         self.save_desired().await;
-        let config = match merged(&self.config, self.afar.remote.running()) {
-            Ok(config) => Ok(config),
-            Err(why) => {
-                self.afar.unfit = Some(why);
-                merged(&self.config, None)
-            }
-        };
-        match config {
-            Ok(config) => drop(self.apply(config).await?),
-            Err(why) => tracing::error!("the file was good at the start: {}", why.join("; ")),
-        }
+        self.apply_kept().await?;
         self.publish_reported();
         Ok(())
     }
@@ -270,6 +289,7 @@ impl Driver {
         };
         (self.afar.unfit, self.afar.remote) = (None, remote);
         let left = self.apply(config).await?;
+        self.note_open_ports();
         // A trial has to be answered with what runs now.
         (self.afar.tried_at, self.afar.answered) = (clock::boottime(), false);
         if self.afar.remote.is_trial() {
