@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A trial is written down before it begins, with the moment at which it ends. So a process that is
-//! killed meanwhile goes on with the rest of it, and each trial ends in `kept` or `refused`. What was
-//! refused is not tried again until its version changes.
+//! killed meanwhile goes on with the rest of it, and each trial ends in `kept` or `refused`, or with the
+//! return to what is kept, which needs none. What was refused is not tried again until its version changes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -60,6 +60,8 @@ enum Newest {
 pub(crate) enum Offer {
     /// It runs.
     Known,
+    /// It ran before what came last, which was tried or refused.
+    Kept,
     /// It, or another content under its version, was refused.
     Refused,
     /// Its version is known, with another content.
@@ -78,22 +80,24 @@ pub(crate) struct Fate {
 
 impl Remote {
     pub(crate) fn offer(&self, desired: &Desired) -> Offer {
-        let known = match &self.newest {
-            Some(Newest::Refused { version, .. }) => {
-                if version.is_some() && *version == desired.version {
-                    return Offer::Refused;
-                }
-                // Also what is kept: it is reported so again only by a trial.
-                None
+        // Nothing is kept, and nothing is desired: the file alone.
+        let is_kept = self.kept.as_ref().map_or(desired.version.is_none(), |kept| kept == desired);
+        if is_kept {
+            return if self.newest.is_some() { Offer::Kept } else { Offer::Known };
+        }
+        if desired.version.is_some_and(|version| self.has_kept(version)) {
+            return Offer::Changed;
+        }
+        match &self.newest {
+            Some(Newest::Trial { desired: tried, .. }) if tried == desired => Offer::Known,
+            Some(Newest::Trial { desired: tried, .. }) if tried.version == desired.version => {
+                Offer::Changed
             }
-            Some(Newest::Trial { desired, .. }) => Some(desired),
-            None => self.kept.as_ref(),
-        };
-        match known {
-            Some(known) if known == desired => Offer::Known,
-            Some(known) if known.version == desired.version => Offer::Changed,
-            // Nothing is desired, and nothing was.
-            None if self.newest.is_none() && desired.version.is_none() => Offer::Known,
+            Some(Newest::Refused { version: Some(version), .. })
+                if desired.version == Some(*version) =>
+            {
+                Offer::Refused
+            }
             _ => Offer::New,
         }
     }
@@ -113,6 +117,11 @@ impl Remote {
         let closed = ports.into_iter().filter(|(name, is_open)| *is_open || lacked(name));
         let closed = closed.map(|(name, _)| name.to_string()).collect();
         self.newest = Some(Newest::Trial { desired, boot, until_ms, closed });
+    }
+
+    /// What is kept runs again.
+    pub(crate) fn go_back(&mut self) {
+        self.newest = None;
     }
 
     /// A port is open.
@@ -178,6 +187,11 @@ impl Remote {
 
     pub(crate) fn is_trial(&self) -> bool {
         matches!(self.newest, Some(Newest::Trial { .. }))
+    }
+
+    /// What is kept has this version, whatever its content.
+    pub(crate) fn has_kept(&self, version: u64) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.version == Some(version))
     }
 
     pub(crate) fn fate(&self) -> Fate {
@@ -274,9 +288,29 @@ mod tests {
         assert_eq!(remote.offer(&desired(2)), Offer::Known);
         let other = Desired::parse(br#"{"version": 2}"#).unwrap();
         assert_eq!(remote.offer(&other), Offer::Changed);
-        // Somebody has published what nobody can read, and the bridge its own again.
-        remote.refuse(None, vec!["not JSON".to_owned()]);
-        assert_eq!(remote.offer(&desired(2)), Offer::New, "else it would be reported as refused");
+    }
+
+    #[test]
+    fn what_is_kept_is_never_tried_again_and_so_never_refused() {
+        let mut remote = trial_of(7);
+        remote.keep();
+        // Somebody publishes what nobody can read, or something else under its version; the bridge its own.
+        for version in [None, Some(7), Some(8)] {
+            remote.refuse(version, vec!["not JSON".to_owned()]);
+            assert_eq!(remote.offer(&desired(7)), Offer::Kept, "{version:?}");
+            assert_eq!(remote.running(), Some(&desired(7)));
+            let other = Desired::parse(br#"{"version": 7}"#).unwrap();
+            assert_eq!(remote.offer(&other), Offer::Changed, "{version:?}");
+        }
+        remote.go_back();
+        assert_eq!((remote.fate().state, remote.fate().version), ("kept", Some(7)));
+        assert!(!remote.end_trial("another", i64::MAX, NO_ACK), "no trial that a reboot could end");
+        // Also within the trial of another.
+        remote.begin(desired(8), "boot", 0, TRIAL, []);
+        assert_eq!(remote.offer(&desired(7)), Offer::Kept);
+        remote.go_back();
+        assert_eq!(remote.running(), Some(&desired(7)));
+        assert!(remote.has_kept(7) && !remote.has_kept(8));
     }
 
     #[test]
@@ -340,6 +374,7 @@ mod tests {
         let mut remote = trial_of(1);
         remote.keep();
         assert_eq!(remote.offer(&empty), Offer::New);
+        assert_eq!(trial_of(1).offer(&empty), Offer::Kept, "the file alone ran before");
         remote.begin(empty, "boot", 0, TRIAL, []);
         remote.keep();
         assert_eq!((remote.fate().state, remote.running()), ("local", None));

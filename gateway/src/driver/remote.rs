@@ -111,6 +111,13 @@ fn told(errors: crate::config::ConfigErrors) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
+fn pass_over(version: Option<u64>) {
+    tracing::warn!(
+        version,
+        "config/desired has another content under a version that is known; it is passed over: give it another version"
+    );
+}
+
 impl Driver {
     /// A message on `config/desired`; only the newest counts.
     pub(super) fn handle_desired(&mut self, payload: &[u8]) -> Option<String> {
@@ -142,12 +149,10 @@ impl Driver {
                 return Ok(());
             }
             Offer::Changed => {
-                tracing::warn!(
-                    version,
-                    "config/desired has another content under a version that is known; it is passed over: give it another version"
-                );
+                pass_over(version);
                 return Ok(());
             }
+            Offer::Kept => return self.go_back().await,
             Offer::New => {}
         }
         let config = match merged(&self.config, Some(&desired)) {
@@ -179,6 +184,23 @@ impl Driver {
         Ok(())
     }
 
+    /// What is desired is what is kept: nothing has to be proved.
+    async fn go_back(&mut self) -> Result<(), Gone> {
+        let was_trial = self.afar.remote.is_trial();
+        self.afar.remote.go_back();
+        self.afar.later = None;
+        tracing::info!(
+            version = self.afar.remote.fate().version,
+            "what is desired from afar is what was kept before: that is in effect"
+        );
+        self.save_desired().await;
+        if was_trial {
+            self.apply_kept().await?;
+        }
+        self.publish_reported();
+        Ok(())
+    }
+
     /// What is kept, or the file alone where that has changed since and they do not fit.
     async fn apply_kept(&mut self) -> Result<(), Gone> {
         let config = match merged(&self.config, self.afar.remote.running()) {
@@ -199,6 +221,9 @@ impl Driver {
         if self.afar.remote.is_trial() {
             self.afar.later = Some(payload);
             return;
+        }
+        if let Some(version) = version.filter(|version| self.afar.remote.has_kept(*version)) {
+            return pass_over(Some(version));
         }
         let known = self.afar.remote.fate();
         if known.state == "refused" && known.version == version && known.why == why {
