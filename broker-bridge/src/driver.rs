@@ -272,7 +272,7 @@ impl Driver {
                 self.alarms.say(
                     "queue_full",
                     "",
-                    "storage is too slow; messages are forgotten and will come again",
+                    "storage is too slow; messages are not taken, and will come again",
                 );
             }
             self.silent_since.get_or_insert_with(Instant::now);
@@ -351,12 +351,7 @@ impl Driver {
                     "the broker is slow to take answers; messages are pubacked before theirs",
                 );
             } else {
-                self.storage.queue.forget(id);
-                let message = format!(
-                    "a message was not committed within {} s and is forgotten; it will come again",
-                    self.commit_within.as_secs()
-                );
-                self.alarms.say("commit_late", "", &message);
+                self.give_up(id, &held);
             }
             self.puback(held.role, &held.delivery);
         }

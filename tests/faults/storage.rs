@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use fieldpost_bridge::store::NAMED_EPOCHS_MAX;
+use fieldpost_demo::world::DEVICE;
+use fieldpost_tests::client::{Client, options};
 use fieldpost_tests::disk::{Disk, set_immutable};
 use fieldpost_tests::mosquitto::Mosquitto;
 use fieldpost_tests::rig::{Rig, SOON, pass, wait_until};
@@ -80,11 +82,19 @@ fn a_storage_that_another_program_locks_is_waited_for() -> anyhow::Result<()> {
     rig.run(RATE)?;
     let locker = rusqlite::Connection::open(rig.world.storage())?;
     locker.execute_batch("BEGIN IMMEDIATE")?;
+    // Nobody sends it again: the bridge keeps it, and gives it its id.
+    let port = rig.world.broker_address().port();
+    let mut person = Client::connect(options(&rig.world.dir().join("certs"), "operator", port))?;
+    let command = br#"{"name":"led","args":{"on":1}}"#.to_vec();
+    person.publish([(format!("devices/{DEVICE}/commands"), command)], false)?;
+    drop(person);
     pass(LONG);
     outage(&rig, "database is locked")?;
     rig.wait_said("bridge", "commit_late", 0)?;
+    ensure!(rig.ledger.commands().is_empty(), "it has no id yet");
     locker.execute_batch("COMMIT")?;
     drop(locker);
+    wait_until("the command's run", SOON, || Ok(rig.ledger.commands() == ["led on=1"]))?;
     settle(&mut rig)?;
     wait_until("a status that says online", SOON, || says_online(&rig))
 }

@@ -2,7 +2,8 @@
 
 use fieldpost_protocol::Topic;
 
-use super::{Driver, LOOK_TICKS, Receipt};
+use super::queue::JobId;
+use super::{Driver, Held, LOOK_TICKS, Receipt};
 use crate::clock;
 
 impl Driver {
@@ -13,6 +14,21 @@ impl Driver {
         if is_connected && self.ticks.is_multiple_of(LOOK_TICKS) {
             self.storage.queue.look();
         }
+    }
+
+    /// A message was not committed in time. What a person has published nobody sends again: it stays in
+    /// the queue, and is taken into the ledger once storage takes anything.
+    pub(super) fn give_up(&mut self, id: JobId, held: &Held) {
+        let seconds = self.commit_within.as_secs();
+        let what_now = match self.topics.parse(&held.delivery.topic) {
+            Some(Topic::Commands(_)) => "it waits",
+            _ => {
+                self.storage.queue.forget(id);
+                "it is forgotten, and will come again"
+            }
+        };
+        let message = format!("a message was not committed within {seconds} s; {what_now}");
+        self.alarms.say("commit_late", "", &message);
     }
 
     pub(super) fn receipt(&self, topic: &Topic) -> Receipt {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fieldpost_protocol::Instance;
+use fieldpost_protocol::{Instance, Topic};
 use tokio::sync::mpsc;
 
 use super::queue::{Job, JobId, Queue, Taken};
@@ -154,8 +154,15 @@ impl<S: Store> Worker<S> {
             ids.retain(|_| open.next().unwrap_or(false));
             let mut open = committed.iter().map(|done| !done);
             messages.retain(|_| open.next().unwrap_or(false));
-            // By then the driver has answered the broker and forgotten them.
-            if begun.elapsed() > self.commit_within || self.queue.is_closed() {
+            if begun.elapsed() > self.commit_within {
+                // By then the driver has answered the broker and forgotten them, but for what does not
+                // come again.
+                let stays = |message: &Incoming| matches!(message.topic, Topic::Commands(_));
+                let mut staying = messages.iter().map(stays).collect::<Vec<_>>().into_iter();
+                ids.retain(|_| staying.next().unwrap_or(false));
+                messages.retain(stays);
+            }
+            if messages.is_empty() || self.queue.is_closed() {
                 return true;
             }
             self.queue.pause(pause);
