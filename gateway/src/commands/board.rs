@@ -14,9 +14,12 @@ use tokio::time::Instant;
 use crate::outbox::Ending;
 use crate::serial::{Answer, Board, Reply};
 
-/// How long a board is asked what became of a command.
+/// How long a board is waited for, and asked what became of a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
+    /// Until its port is open and it has started, at least: one that the bridge has kept for a device that
+    /// was away comes just then.
+    started_within: Duration,
     /// Each question: a board that has restarted runs its setup first.
     answer_within: Duration,
     /// In all, a board that says nothing: it may still be at it.
@@ -28,6 +31,7 @@ pub(super) struct Patience {
 impl Patience {
     /// Boards start within seconds, and a person waits.
     pub(super) const USUAL: Patience = Patience {
+        started_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(5),
         silent: Duration::from_secs(10),
         gone: Duration::from_secs(30),
@@ -49,10 +53,11 @@ pub(super) async fn run(
     patience: Patience,
 ) -> Ending {
     let port = &board.port;
-    let sent_within = rest.map_or(within, |rest| rest.min(within));
+    let wait = within.max(patience.started_within);
+    let sent_within = rest.map_or(wait, |rest| rest.min(wait));
     match board.ask(no, line, sent_within, within).await {
         Reply::Answered(answer) => answered(answer),
-        Reply::Unsent if sent_within < within => {
+        Reply::Unsent if sent_within < wait => {
             let why = format!("port {port} was not open before it expired; it did not run");
             Ending::because(CommandOutcome::Expired, why)
         }
@@ -62,7 +67,9 @@ pub(super) async fn run(
             Ending::because(CommandOutcome::Rejected, why)
         }
         Reply::Silent => {
-            let why = format!("the board on port {port} gave no answer within {within:?}");
+            let why = format!(
+                "the board on port {port} gave no answer within {within:?}, and could not tell afterwards"
+            );
             let timed_out = Ending::because(CommandOutcome::TimedOut, why);
             recall_within(patience.silent, board, no, timed_out, patience).await
         }

@@ -9,7 +9,8 @@ use crate::serial::Talk;
 const LONG: Duration = Duration::from_secs(3_600);
 const SHORT: Duration = Duration::from_millis(10);
 /// Only what the board says ends a command.
-const PATIENT: Patience = Patience { answer_within: SHORT, silent: LONG, gone: LONG };
+const PATIENT: Patience =
+    Patience { started_within: SHORT, answer_within: SHORT, silent: LONG, gone: LONG };
 /// A test that would hang fails.
 const TEST_MAX: Duration = Duration::from_secs(60);
 
@@ -161,4 +162,27 @@ async fn a_board_that_cannot_tell_is_not_asked_for_ever() {
     assert!(begun.elapsed() >= patience.gone, "it was given up early");
     let asks = recall(&board, 42, nobody_knows(), patience);
     assert_eq!(timeout(TEST_MAX, asks).await.expect("it is given up"), nobody_knows());
+}
+
+#[allow(clippy::disallowed_methods, reason = "the test counts its own time")]
+#[tokio::test]
+async fn a_port_has_time_to_open_however_short_the_time_for_an_answer_is() {
+    let board = Board::new("fruiting".into());
+    let within = Duration::from_millis(1);
+    let patience = Patience { started_within: LONG, ..PATIENT };
+    let begun = std::time::Instant::now();
+    let person = run(&board, 42, "led on=1", within, None, patience);
+    let port = async {
+        while begun.elapsed() < within * 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut talk = board.talk_awake();
+        next(&mut talk).await;
+        assert!(talk.answered(Answer { id: 42, ok: true, text: "on=1".to_owned() }));
+    };
+    assert_eq!(tokio::join!(person, port).0.outcome, CommandOutcome::Succeeded);
+    // ... but none after its expiry.
+    let rest = Some(within);
+    let late = run(&board, 43, "led on=1", within, rest, patience).await;
+    assert_eq!(late.outcome, CommandOutcome::Expired);
 }
