@@ -179,23 +179,22 @@ async fn read_unless_released(
     // Kept while the port is closed: the board's next `#n` tells what went to somebody else.
     let mut tuned = Tuned::new(settings, outlet);
     loop {
-        let until = *released.borrow_and_update();
-        let time = until.saturating_duration_since(Instant::now());
-        if time.is_zero() {
+        if *released.borrow_and_update() <= Instant::now() {
             // A port that is open is not closed to be opened again: that would reset an Uno.
             let is_wanted = |until: &Instant| *until > Instant::now();
             tokio::select! {
                 () = read_forever(port, settings, outlet, board, openings, &mut tuned) => return,
                 Ok(_) = released.wait_for(is_wanted) => {}
             }
-            openings.closed().await;
             tuned.decoder.reopened();
-        } else {
-            outlet.event(PortEvent::Released { port: port.name.clone(), time });
-            tokio::select! {
-                () = sleep_until(until) => {}
-                Ok(()) = released.changed() => {}
-            }
+        }
+        let until = *released.borrow_and_update();
+        let time = until.saturating_duration_since(Instant::now());
+        outlet.event(PortEvent::Released { port: port.name.clone(), time });
+        openings.closed().await;
+        tokio::select! {
+            () = sleep_until(until) => {}
+            Ok(()) = released.changed() => {}
         }
     }
 }
