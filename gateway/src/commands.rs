@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldpost_protocol::{Command, CommandId, CommandOutcome};
+use fieldpost_protocol::{Command, CommandId, CommandOutcome, LiveCommandAck};
 use tokio::sync::mpsc;
 
 use crate::outbox::{Ending, Left};
@@ -34,6 +34,8 @@ const WAITING_PER_BOARD_MAX: usize = 64;
 const WAITING_FOR_GATEWAY_MAX: usize = 64;
 /// ... and for the time, beside them: nobody may ever tell it.
 const HELD_MAX: usize = 64;
+/// Outcomes that wait for a connection, for whoever looks on. One more, and the oldest is not shown.
+const UNSAID_MAX: usize = 64;
 /// Commands that are done at a time: one for each board.
 const DONE_MAX: usize = 64;
 
@@ -108,6 +110,8 @@ pub(crate) struct Desk {
     doubtful: Option<Command>,
     /// Outcomes that the outbox could not record yet.
     pub(crate) owed: VecDeque<Done>,
+    /// Outcomes that are recorded, and nobody could look on.
+    pub(crate) unsaid: VecDeque<LiveCommandAck>,
     /// It was logged that the outbox cannot record.
     pub(crate) failing: bool,
 }
@@ -118,9 +122,9 @@ impl Desk {
         let (done, ends) = mpsc::channel(DONE_MAX);
         let way = |board: Board| (board.port.clone(), Way::new(board));
         let ways = boards.into_iter().map(way).collect();
-        let (queue, held) = (VecDeque::new(), VecDeque::new());
+        let (queue, held, unsaid) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let (doubtful, owed, failing) = (None, VecDeque::new(), false);
-        (Desk { allowed, ways, queue, held, done, doubtful, owed, failing }, ends)
+        (Desk { allowed, ways, queue, held, done, doubtful, owed, unsaid, failing }, ends)
     }
 
     /// Another configuration: what waited for a board that is gone is judged anew.
@@ -203,6 +207,14 @@ impl Desk {
     /// It is.
     pub(crate) fn settle(&mut self) {
         self.doubtful = None;
+    }
+
+    /// Keeps an outcome until there is a connection.
+    pub(crate) fn keep_unsaid(&mut self, ack: LiveCommandAck) {
+        if self.unsaid.len() >= UNSAID_MAX {
+            self.unsaid.pop_front();
+        }
+        self.unsaid.push_back(ack);
     }
 
     /// Keeps a command until somebody tells the time. `false`: too many wait for it, and it is dropped.

@@ -2,7 +2,7 @@
 
 use fieldpost_demo::judge::read_only;
 use fieldpost_demo::world::{DEVICE, Settings};
-use fieldpost_protocol::{Envelope, LiveCommandAck};
+use fieldpost_protocol::{CommandOutcome, Envelope, LiveCommandAck};
 use fieldpost_tests::broker::Broker;
 use fieldpost_tests::client::{Client, options};
 use fieldpost_tests::on_each_broker;
@@ -280,6 +280,11 @@ fn a_gateway_starts_again_on_request_and_says_so_itself(broker: Broker) -> anyho
     bench.publish(r#"{"id":"r1","name":"restart"}"#)?;
     let (detail, _) = bench.wait("r1", "succeeded")?;
     assert!(detail.contains("has started again"), "{detail}");
+    let seen = bench.wait_seen("has started again")?;
+    assert_eq!(
+        (seen.name.as_deref(), seen.outcome),
+        (Some("restart"), Some(CommandOutcome::Succeeded))
+    );
     wait_until("the new epoch in the status file", SOON, || {
         let status = bench.rig.status()?;
         Ok(status["epoch"] != epoch && status["broker"] == "in sync")

@@ -186,7 +186,10 @@ pub(super) fn known(storage: &Path) -> anyhow::Result<String> {
     let names: Vec<&str> =
         rows.iter().filter_map(|row| row.cell("device").as_str()).take(NAMED_MAX).collect();
     Ok(match (names.is_empty(), rows.len() > names.len()) {
-        (true, _) => "none was heard of yet".to_owned(),
+        (true, _) => {
+            "none was heard of yet: start its gateway, with the same broker and topic_prefix"
+                .to_owned()
+        }
         (false, false) => format!("it knows {}", names.join(", ")),
         (false, true) => {
             format!("it knows {}, ... (`fieldpost-bridge devices` shows all)", names.join(", "))
@@ -288,7 +291,7 @@ fn show(query: &Query, device: &DeviceId, id: &CommandId, as_json: bool) -> anyh
         text += &format!("{name:<13} {}\n", print::shown(name, row));
     }
     print::text(&format!("{text}\nacks\n"))?;
-    print::rows(&acks, false)
+    acks.iter().try_for_each(|ack| print_ack(ack, false))
 }
 
 fn unknown(device: &DeviceId, id: &CommandId) -> String {

@@ -57,7 +57,10 @@ pub(super) fn execute(storage: &Path, command: Command) -> anyhow::Result<()> {
             set(storage, &device, &keys, file.as_deref(), clear)
         }
         Command::Unset { device, keys } => unset(storage, &device, &keys),
-        Command::Diff { device } => diff(storage, &device),
+        Command::Diff { device } => {
+            check_heard_of(storage, &device)?;
+            diff(storage, &device)
+        }
     }
 }
 
@@ -77,7 +80,7 @@ fn check_heard_of(storage: &Path, device: &DeviceId) -> anyhow::Result<()> {
     }
     let known = super::commands::known(storage)?;
     bail!(
-        "this storage has never heard of device {device}; {known}. With --new it is set for one that comes later"
+        "this storage has never heard of device {device}; {known}. `config set --new` sets one that comes later"
     )
 }
 
@@ -155,30 +158,55 @@ fn save(
         let config = of(before, reported)?;
         let bytes = Value::Object(config.clone()).to_string().len() + 64;
         anyhow::ensure!(bytes <= BYTES_MAX, "it has {bytes} bytes; a gateway reads {BYTES_MAX}");
+        anyhow::ensure!(
+            !config.contains_key("version") && !config.contains_key("config"),
+            "write sections and keys alone, {{\"publish\": {{...}}}}: the version is given here, and `config` goes around them"
+        );
         Ok(config)
     })?;
-    print::text(&format!("{device}: version {} is desired\n", desired.version))
+    let version = desired.version;
+    print::text(&format!(
+        "{device}: version {version} is desired; `fieldpost-bridge config diff {device}` tells what becomes of it\n"
+    ))
 }
 
-/// `section.key=value`: JSON where it is some, text otherwise.
+/// Sections that are lists, which nobody can name a part of.
+const LISTS: [&str; 3] = ["port", "command", "alert"];
+
+/// `section.key=value`: JSON where it is some, text otherwise. In `meta`, keys have keys.
 fn put(config: &mut Map<String, Value>, text: &str) -> anyhow::Result<()> {
-    let parts = text.split_once('=').and_then(|(path, value)| Some((path.split_once('.')?, value)));
-    let ((section, key), value) =
-        parts.with_context(|| format!("{text:?}: write SECTION.KEY=VALUE"))?;
+    let how = || format!("{text:?}: write SECTION.KEY=VALUE");
+    let (path, value) = text.split_once('=').with_context(how)?;
+    let (section, keys) = path.split_once('.').with_context(how)?;
+    anyhow::ensure!(path.split('.').all(|name| !name.is_empty()), how());
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
     anyhow::ensure!(!value.is_null(), "{text:?}: null is no value; `config unset` takes a key out");
-    let section_of = config.entry(section).or_insert_with(|| Value::Object(Map::new()));
-    let keys = section_of.as_object_mut();
-    let keys = keys.with_context(|| format!("{section} is a list; set it by --file"))?;
-    keys.insert(key.to_owned(), value);
+    anyhow::ensure!(
+        !LISTS.contains(&section),
+        "{section} is a list: write all of it, as {{\"{section}\": [{{...}}]}} with what else is desired, and set it by --file"
+    );
+    let object = || Value::Object(Map::new());
+    let (above, key) = match keys.rsplit_once('.') {
+        Some((above, key)) => (Some(above), key),
+        None => (None, keys),
+    };
+    let mut at = config.entry(section).or_insert_with(object);
+    let no_room = || format!("{text:?}: a value stands above {key}");
+    for name in above.into_iter().flat_map(|above| above.split('.')) {
+        at = at.as_object_mut().with_context(no_room)?.entry(name).or_insert_with(object);
+    }
+    at.as_object_mut().with_context(no_room)?.insert(key.to_owned(), value);
     Ok(())
 }
 
 /// Takes `section.key` or a whole section out. Returns whether it was there.
 fn take_out(config: &mut Map<String, Value>, path: &str) -> bool {
-    let Some((section, key)) = path.split_once('.') else { return config.remove(path).is_some() };
+    if config.remove(path).is_some() {
+        return true;
+    }
+    let Some((section, key)) = path.split_once('.') else { return false };
     let Some(Value::Object(keys)) = config.get_mut(section) else { return false };
-    let was_there = keys.remove(key).is_some();
+    let was_there = take_out(keys, key);
     if keys.is_empty() {
         config.remove(section);
     }
@@ -255,7 +283,15 @@ mod tests {
         assert_eq!(config["publish"], json!({"live_interval": "off", "batch_readings_max": 10}));
         assert_eq!(config["system"], json!({"interval": "5m"}));
         assert!(put(config, "port.room=1").unwrap_err().to_string().contains("--file"));
-        assert!(put(config, "publish").is_err());
+        for no_key in ["publish", "publish=1", ".=1", "publish.=1", "publish.live_interval.x=1"] {
+            assert!(put(config, no_key).is_err(), "{no_key}");
+        }
+        put(config, "meta.sources.room.name=Fruiting room").unwrap();
+        put(config, "meta.sources.room.metrics={}").unwrap();
+        assert_eq!(
+            config["meta"]["sources"]["room"],
+            json!({"name": "Fruiting room", "metrics": {}})
+        );
         let error = put(config, "publish.live_interval=null").unwrap_err().to_string();
         assert!(error.contains("config unset"), "{error}");
     }
@@ -268,6 +304,11 @@ mod tests {
         assert!(take_out(config, "publish.live_interval") && take_out(config, "system.a"));
         assert!(take_out(config, "port") && !take_out(config, "port"));
         assert!(!take_out(config, "system.c") && !take_out(config, "publish.live_interval"));
+        assert_eq!(config, json!({"system": {"b": 2}}).as_object().unwrap());
+        put(config, "meta.sources.room.name=x").unwrap();
+        assert!(
+            !take_out(config, "meta.sources.attic") && take_out(config, "meta.sources.room.name")
+        );
         assert_eq!(config, json!({"system": {"b": 2}}).as_object().unwrap());
     }
 

@@ -101,10 +101,19 @@ fn table(rows: &Rows) -> String {
 
 /// A cell of a row, for people.
 pub(super) fn shown(name: &str, row: &Row) -> String {
-    cell(name, row.cell(name))
+    whole(name, row.cell(name))
 }
 
+/// A cell of a table, which has to stay one.
 fn cell(name: &str, value: &Value) -> String {
+    let text = whole(name, value);
+    match text.char_indices().nth(CELL_CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+fn whole(name: &str, value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::Number(number) if TIMES.contains(&name) => {
@@ -117,11 +126,7 @@ fn cell(name: &str, value: &Value) -> String {
         other => other.to_string(),
     };
     // What a device wrote must not move the cursor of whoever looks at it.
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match text.char_indices().nth(CELL_CHARS_MAX) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
-    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn date(ms: i64) -> Option<String> {

@@ -211,7 +211,9 @@ fn a_command_that_makes_no_sense_is_refused_with_what_would() {
         (&["command", "send", "pi-1", "led", "--expires", "0s"], "no device could be told in time"),
         (&["command", "send", "pi-1", "led", "=1"], "argument \"=1\": its name"),
         (&["command", "list", "nodev"], "never heard of device nodev; it knows pi-1"),
-        (&["config", "set", "nodev", "system.interval=5s"], "it knows pi-1. With --new"),
+        (&["config", "set", "nodev", "system.interval=5s"], "it knows pi-1. `config set --new`"),
+        (&["config", "diff", "nodev"], "never heard of device nodev"),
+        (&["config", "set", "pi-1", "alert.hot.above=30"], "alert is a list"),
         (&["config", "unset", "pi-1", "system.interval"], "system.interval is not desired of pi-1"),
         (&["config", "set", "pi-1", "system.interval=null"], "config unset"),
         (&["command", "show", "pi-1", "nope"], "command list pi-1 --all"),
@@ -232,14 +234,19 @@ fn what_was_refused_is_taken_back_key_by_key() {
         assert!(output.status.success(), "{arguments:?}");
         [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap())
     };
-    let set = ["config", "set", "pi-1", "system.interval=5s", "system.oops=1", "alert.a=20"];
-    assert_eq!(said(&set), ["pi-1: version 1 is desired\n", ""]);
+    let set = ["config", "set", "pi-1", "system.interval=5s", "system.oops=1", "publish.a=20"];
+    let [out, err] = said(&set);
+    assert!(
+        out.starts_with("pi-1: version 1 is desired; ") && out.contains("config diff pi-1"),
+        "{out}"
+    );
+    assert_eq!(err, "");
     let report = |json: &str| {
         bench.db().execute("UPDATE device SET reported = ?1 WHERE id = 'pi-1'", [json]).unwrap();
     };
     report(
         r#"{"version": 1, "state": "refused", "why": ["system.oops: there is no such key"],
-            "config": {"alert": {"a": 20.0}}}"#,
+            "config": {"publish": {"a": 20.0}}}"#,
     );
     let [diff, _] = said(&["config", "diff", "pi-1"]);
     assert!(diff.contains("no such key") && diff.ends_with("run otherwise: 2\n"), "{diff}");
@@ -248,9 +255,9 @@ fn what_was_refused_is_taken_back_key_by_key() {
         out.contains("version 2") && err.contains("version 1, which this changes, was refused")
     );
     let desired = json(dir, &["config", "get", "pi-1"])["desired"]["config"].clone();
-    assert_eq!(desired, serde_json::json!({"system": {"interval": "5s"}, "alert": {"a": 20}}));
+    assert_eq!(desired, serde_json::json!({"system": {"interval": "5s"}, "publish": {"a": 20}}));
     report(
-        r#"{"version": 2, "state": "kept", "config": {"alert": {"a": 20.0}, "system": {"interval": "6s"}}}"#,
+        r#"{"version": 2, "state": "kept", "config": {"publish": {"a": 20.0}, "system": {"interval": "6s"}}}"#,
     );
     let [diff, _] = said(&["config", "diff", "pi-1"]);
     assert!(diff.ends_with("kept\n  system.interval: desired \"5s\", runs \"6s\"\n"), "{diff}");

@@ -113,9 +113,11 @@ impl Report {
             "stored     {} (missing {}, duplicates {}, wrong {})",
             self.stored, self.missing, self.duplicates, self.wrong
         );
-        let Commands { sent, succeeded, done, .. } = self.commands;
+        let Commands { sent, succeeded, done, told } = self.commands;
+        let others = told.saturating_sub(succeeded);
+        let whose = if others == 0 { String::new() } else { format!(" and {others} of others") };
         let done = done.map(|done| format!(", done by the board {done} times")).unwrap_or_default();
-        let _ = writeln!(text, "commands   {sent} (succeeded {succeeded}{done})");
+        let _ = writeln!(text, "commands   {sent}{whose} (succeeded {}{done})", succeeded + others);
         let _ = writeln!(
             text,
             "latency    half within {}, 99% within {}",

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use super::section::Overrides;
-use super::{ConfigError, Remote};
+use super::section::{Overrides, suggest};
+use super::{ConfigError, Remote, read};
 
 /// What can be allowed.
 pub(super) const SECTIONS: [&str; 11] = [
@@ -38,6 +38,12 @@ pub(super) fn lay(
 ) {
     let mut refuse = |keys: String, why: String| errors.push(ConfigError::Conflict { keys, why });
     for (section, value) in desired {
+        if !read::SECTIONS.contains(&section.as_str()) {
+            let next = suggest(&section, &read::SECTIONS, "Sections are");
+            let why = format!("there is no such section. {next}");
+            refuse(section, why);
+            continue;
+        }
         if !remote.allow.contains(&section.as_str()) {
             let allow = remote.allow.join(", ");
             let why = format!(
@@ -66,7 +72,7 @@ pub(super) fn lay(
             let variable = overrides.get(&section).and_then(|keys| keys.get(&key));
             if let Some(known) = known.filter(|known| !known.contains(&key.as_str())) {
                 let why = format!(
-                    "it cannot be set from afar; of [{section}] these can: {}",
+                    "there is no such key, or it cannot be set from afar; of [{section}] these can: {}",
                     known.join(", ")
                 );
                 refuse(path, why);
@@ -158,9 +164,9 @@ mod tests {
             "publish.publish_interval = \"2 days\"",
             "device: this gateway lets nobody set it from afar",
             "broker: this gateway lets nobody",
-            "outbox.path: it cannot be set from afar",
+            "outbox.path: there is no such key, or it cannot be set from afar",
             "commands: this gateway lets nobody",
-            "prots: this gateway lets nobody",
+            "prots: there is no such section. Sections are",
             "system.interval: null is no value",
             "alert[1]: null is no value",
         ] {
@@ -185,7 +191,7 @@ mod tests {
         for said in [
             "system: this gateway lets nobody set it",
             "broker.port: FIELDPOST_BROKER_PORT in the gateway's environment sets it",
-            "publish.topic_prefix: it cannot be set from afar",
+            "publish.topic_prefix: there is no such key, or it cannot be set from afar",
         ] {
             assert!(errors.contains(said), "{said:?} is not in:\n{errors}");
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::commands::Allowed;
 use crate::rules::{RULES_MAX, Rule};
 
-const SECTIONS: [&str; 15] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "device",
     "outbox",
     "publish",
@@ -83,6 +83,8 @@ impl Document {
                 known if SECTIONS.contains(&known) => {
                     self.overrides.entry(section).or_default().insert(key, (variable, value));
                 }
+                // Of the other program, on the same machine.
+                "bridge" => {}
                 // Somebody else's variable may begin like ours, so this is not refused.
                 _ => self.report.warnings.push(format!(
                     "{variable} is ignored: there is no section [{section}]. {}",

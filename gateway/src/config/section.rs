@@ -166,7 +166,8 @@ impl<'r> Section<'r> {
     }
 
     /// Takes a key without reading it: what is wrong with it is reported otherwise.
-    pub(super) fn pass_over(&mut self, key: &str) {
+    pub(super) fn pass_over(&mut self, key: &'static str) {
+        self.known.push(key);
         self.table.remove(key);
         self.overrides.remove(key);
     }
@@ -240,6 +241,10 @@ impl<'r> Section<'r> {
             (Kind::Bool, Value::Boolean(value)) => value.to_string(),
             (kind, other) => {
                 let why = match kind {
+                    // Most texts that are mistaken for numbers have a unit.
+                    Kind::Text if other.is_integer() || other.is_float() => {
+                        "write it in quotes, and with its unit if it has one, such as \"60s\" or \"64MB\""
+                    }
                     Kind::Text => "write it in quotes",
                     Kind::Number => "write a whole number, without quotes",
                     Kind::Float => "write a number, without quotes",

@@ -140,7 +140,10 @@ fn each_bad_value_is_named_with_what_is_allowed() {
             "[outbox]\nsize_max = \"1MB\"",
             &["outbox.size_max = \"1MB\"", "allowed are 4MiB to 1024GiB"],
         ),
-        ("[outbox]\nsize_max = 64", &["outbox.size_max = 64", "write it in quotes"]),
+        (
+            "[outbox]\nsize_max = 64",
+            &["outbox.size_max = 64", "write it in quotes, and with its unit"],
+        ),
         (
             "[outbox]\nwhen_full = \"drop\"",
             &["outbox.when_full = \"drop\"", "\"refuse\"", "\"drop_oldest\""],

@@ -83,6 +83,7 @@ impl Driver {
                 self.last_heartbeat = None;
                 self.publish_meta();
                 self.publish_reported();
+                self.say_late_outcomes();
             }
             SessionEvent::Disconnected { reason, retry_in, .. } => {
                 self.handle_disconnected(now, &reason, retry_in);

@@ -385,7 +385,18 @@ impl Driver {
         self.publish_ack(&ack);
     }
 
+    /// What ended while nobody could look on: at a start, before there is a connection.
+    pub(super) fn say_late_outcomes(&mut self) {
+        for ack in std::mem::take(&mut self.desk.unsaid) {
+            self.publish_ack(&ack);
+        }
+    }
+
     fn publish_ack(&mut self, ack: &LiveCommandAck) {
+        if self.connection.is_none() && ack.outcome.is_some() {
+            self.desk.keep_unsaid(ack.clone());
+            return;
+        }
         let topic = Topic::Live(self.device.clone(), "command_acks".to_owned());
         point!("send.live_command_ack.before");
         self.publish(topic, ack.to_json(), Qos::AtMostOnce, false);

@@ -192,7 +192,9 @@ impl Outbox {
                 Some(self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))?)
             }
             Verdict::Expire => {
-                let ending = plain(CommandOutcome::Expired);
+                let expires = command.expires.unwrap_or_default();
+                let why = format!("it came too late: expires = {expires}, in Unix milliseconds");
+                let ending = Ending::because(CommandOutcome::Expired, why);
                 let kind = ack(ending.clone());
                 Some(self.tell(kind, now, |transaction, at| row.done(transaction, at, &ending))?)
             }
