@@ -2,7 +2,7 @@
 
 use fieldpost_protocol::Topic;
 
-use super::queue::JobId;
+use super::queue::{JobId, comes_again};
 use super::{Driver, Held, LOOK_TICKS, Receipt};
 use crate::clock;
 
@@ -16,16 +16,16 @@ impl Driver {
         }
     }
 
-    /// A message was not committed in time. What a person has published nobody sends again: it stays in
-    /// the queue, and is taken into the ledger once storage takes anything.
+    /// A message was not committed in time. One that does not come again stays in the queue, until storage
+    /// takes anything.
     pub(super) fn give_up(&mut self, id: JobId, held: &Held) {
         let seconds = self.commit_within.as_secs();
-        let what_now = match self.topics.parse(&held.delivery.topic) {
-            Some(Topic::Commands(_)) => "it waits",
-            _ => {
-                self.storage.queue.forget(id);
-                "it is forgotten, and will come again"
-            }
+        let what_now = if self.topics.parse(&held.delivery.topic).is_none_or(|it| comes_again(&it))
+        {
+            self.storage.queue.forget(id);
+            "it is forgotten, and will come again"
+        } else {
+            "it waits"
         };
         let message = format!("a message was not committed within {seconds} s; {what_now}");
         self.alarms.say("commit_late", "", &message);

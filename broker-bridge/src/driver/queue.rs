@@ -44,6 +44,11 @@ pub(crate) struct Taken {
     pub(crate) look: bool,
 }
 
+/// Whether its sender sends it again when nothing answers. What a person has published nobody does.
+pub(crate) fn comes_again(topic: &Topic) -> bool {
+    !matches!(topic, Topic::Commands(_))
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fieldpost_protocol::{Instance, Topic};
+use fieldpost_protocol::Instance;
 use tokio::sync::mpsc;
 
-use super::queue::{Job, JobId, Queue, Taken};
+use super::queue::{Job, JobId, Queue, Taken, comes_again};
 use crate::clock;
 use crate::engine::Engine;
 use crate::ingest::{Incoming, Ingested, TRANSACTION_MESSAGES_MAX, ingest, issue_due};
@@ -150,18 +150,16 @@ impl<S: Store> Worker<S> {
             if !again {
                 return true;
             }
-            let mut open = committed.iter().map(|done| !done);
-            ids.retain(|_| open.next().unwrap_or(false));
-            let mut open = committed.iter().map(|done| !done);
-            messages.retain(|_| open.next().unwrap_or(false));
-            if begun.elapsed() > self.commit_within {
-                // By then the driver has answered the broker and forgotten them, but for what does not
-                // come again.
-                let stays = |message: &Incoming| matches!(message.topic, Topic::Commands(_));
-                let mut staying = messages.iter().map(stays).collect::<Vec<_>>().into_iter();
-                ids.retain(|_| staying.next().unwrap_or(false));
-                messages.retain(stays);
-            }
+            // By then the driver has answered the broker and forgotten them, but for what does not come again.
+            let is_late = begun.elapsed() > self.commit_within;
+            let is_over = |(done, message): (&bool, &Incoming)| {
+                *done || is_late && comes_again(&message.topic)
+            };
+            let over: Vec<bool> = committed.iter().zip(&messages).map(is_over).collect();
+            let mut each = over.iter();
+            ids.retain(|_| each.next() == Some(&false));
+            let mut each = over.iter();
+            messages.retain(|_| each.next() == Some(&false));
             if messages.is_empty() || self.queue.is_closed() {
                 return true;
             }

@@ -15,6 +15,7 @@ use crate::outbox::Gone;
 const SHORT: Duration = Duration::from_secs(30);
 /// So many short ones in a row are an alert; one that holds for twice [`SHORT`] ends it.
 const SHORT_ONES: u32 = 5;
+
 /// What is known of the broker.
 #[derive(Debug, Default)]
 pub(crate) struct Broker {

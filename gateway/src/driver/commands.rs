@@ -37,7 +37,7 @@ impl Driver {
                 self.name_unknown_keys(&command, payload);
                 let Err(why) = self.desk.put(command.clone()) else { return None };
                 let why = format!("{why}; it is dropped, and has to be sent again");
-                self.say_undecided(command, &why);
+                self.say_undecided(&command, &why);
                 return Some(why);
             }
             Err(error) => error.to_string(),
@@ -63,16 +63,8 @@ impl Driver {
         // Whoever sends it a thousand times wears out no card.
         tracing::debug!(id = ?command.id, name, ?unknown, "a command has keys that nobody reads; they are passed over");
         let known = "known are id, name, args, expires, target, strict and v";
-        let ack = LiveCommandAck {
-            id: command.id.clone(),
-            name: Some(name.clone()),
-            detail: Some(format!(
-                "passed over, since nobody reads them: {}; {known}",
-                unknown.join(", ")
-            )),
-            ..self.live_ack()
-        };
-        self.publish_ack(&ack);
+        let why = format!("passed over, since nobody reads them: {}; {known}", unknown.join(", "));
+        self.say_undecided(command, &why);
     }
 
     /// Judges what can be judged, and does what may be done.
@@ -107,12 +99,12 @@ impl Driver {
         point!("command.before_taken");
         let taken = self.record(job).await?;
         let Some(Taken { verdict, no, told, dropped, doubtful }) = taken else {
-            self.drop_command(command, "the outbox cannot be written");
+            self.drop_command(&command, "the outbox cannot be written");
             return Ok(());
         };
         point!("command.taken");
         if let Some(why) = dropped {
-            self.drop_command(command, &why);
+            self.drop_command(&command, &why);
             return Ok(());
         }
         if let Some(kind) = told {
@@ -125,13 +117,13 @@ impl Driver {
             }
             (Verdict::LeaveToBridge, _) => {
                 let why = "left to the bridge, which gives it an id and issues it; if none runs, nothing happens";
-                self.say_undecided(command, why);
+                self.say_undecided(&command, why);
             }
             (Verdict::Hold, _) if self.desk.hold(command.clone()) => {
                 let why = "held: it expires, and no bridge has told the time yet";
-                self.say_undecided(command, why);
+                self.say_undecided(&command, why);
             }
-            (Verdict::Hold, _) => self.drop_command(command, "too many wait for the time"),
+            (Verdict::Hold, _) => self.drop_command(&command, "too many wait for the time"),
             (Verdict::Start, Some(id)) => {
                 tracing::info!(%id, name = command.name, "a command runs");
                 let expires = command.expires;
@@ -215,7 +207,7 @@ impl Driver {
         Ok(())
     }
 
-    fn drop_command(&mut self, command: Command, why: &str) {
+    fn drop_command(&mut self, command: &Command, why: &str) {
         let why = format!("{why}; it has to be sent again");
         let topic = self.topics.name(&Topic::Commands(self.device.clone()));
         self.broker.note_drop(clock::boottime(), &topic, &why);
@@ -378,10 +370,9 @@ impl Driver {
     }
 
     /// What has no outcome yet, for whoever looks on.
-    fn say_undecided(&mut self, command: Command, why: &str) {
-        let Command { id, name, .. } = command;
-        let (name, detail) = (Some(name), Some(why.to_owned()));
-        let ack = LiveCommandAck { id, name, detail, ..self.live_ack() };
+    fn say_undecided(&mut self, command: &Command, why: &str) {
+        let (id, name) = (command.id.clone(), Some(command.name.clone()));
+        let ack = LiveCommandAck { id, name, detail: Some(why.to_owned()), ..self.live_ack() };
         self.publish_ack(&ack);
     }
 

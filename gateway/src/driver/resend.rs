@@ -15,7 +15,7 @@ use fieldpost_protocol::{
 
 use super::Driver;
 use crate::commands::{Builtin, Done};
-use crate::outbox::{Ending, Gone, Outbox};
+use crate::outbox::{Batch, Ending, Gone, Outbox};
 
 /// Batches without a puback: readings that are new have the rest of the window.
 const INFLIGHT_MAX: usize = 4;
@@ -131,15 +131,16 @@ impl Driver {
             let Some(read) = self.on_outbox("a batch once more", job).await? else {
                 return self.fail_resend("the outbox could not be read").await;
             };
-            let (batch, base) = match read.map(|batch| (batch.base, batch)) {
-                Ok((Some(base), batch)) => (batch, base),
-                Ok((None, _)) => {
-                    // Of an epoch that nobody can date.
-                    self.pass_over(None);
-                    continue;
-                }
+            // Without a base: of an epoch that nobody can date.
+            let dated = |batch: Batch| batch.base.map(|base| (batch, base)).ok_or(None);
+            let (batch, base) = match read.and_then(dated) {
+                Ok(dated) => dated,
                 Err(next) => {
-                    self.pass_over(next);
+                    // Rows that were let go meanwhile, or are gone, are left out; what stands behind them
+                    // is not.
+                    if let Some(resend) = &mut self.resend {
+                        resend.pass_over(next);
+                    }
                     continue;
                 }
             };
@@ -169,13 +170,6 @@ impl Driver {
             self.handle_done(done.done(ending)).await?;
         }
         Ok(())
-    }
-
-    /// Rows that were let go meanwhile, or are gone, are left out; what stands behind them is not.
-    fn pass_over(&mut self, next: Option<Seq>) {
-        if let Some(resend) = &mut self.resend {
-            resend.pass_over(next);
-        }
     }
 
     /// Ends it, if one is under way, before all was published.
